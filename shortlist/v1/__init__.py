@@ -1,0 +1,1 @@
+"""Generated stubs of protos/shortlist/v1; `make protos` writes them."""
