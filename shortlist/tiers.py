@@ -38,6 +38,10 @@ AttributeValue = str | float | tuple[str, ...]
 """A categorical value, a number, or several categorical values."""
 
 
+def _no_keys() -> Keys:
+    return np.empty(0, np.uint64)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What a user did, oldest first; all columns have length h."""
@@ -86,6 +90,7 @@ class RetrieveQuery:
     user: UserContext
     quotas: Mapping[str, int]  # source name -> how many candidates of it; absent = not asked
     exclude: Keys  # uint64 [e], never returned by any source (seen, excluded, already shown)
+    check: Keys = field(default_factory=_no_keys)  # uint64 [c], count those that nobody knows
     index_version: str | None = None  # None = whatever the shard serves
     deadline_ms: float | None = None  # what is left of the budget; None = no deadline
 
@@ -119,6 +124,7 @@ class RetrievedSlice:
     items_searched: int
     dropped: Mapping[str, int] = field(default_factory=dict)  # reason -> candidates removed
     failures: tuple[StageFailure, ...] = ()
+    unknown: int = 0  # keys of the query's `check` that belong to this shard and do not exist
     duration_us: int = 0
 
 
