@@ -102,7 +102,7 @@ class Config(_Section):
 
     @staticmethod
     def load(path: Path) -> Config:
-        """Read `path`; a missing file means all defaults. Raises `InvalidRequest` naming each field."""
+        """Read `path`; a missing file means all defaults. Raises `InvalidRequest` by field."""
         if not path.exists():
             return Config()
         try:

@@ -55,13 +55,13 @@ class ArtifactNotFound(ShortlistError):
 
 
 class ArtifactCorrupt(ShortlistError):
-    """A file is missing, truncated, altered, or not where a manifest may point. Nothing was loaded."""
+    """A file is missing, truncated, altered, or not where a manifest may point; nothing loaded."""
 
     status_name = "FAILED_PRECONDITION"
 
 
 class ArtifactRefused(ShortlistError):
-    """The content may not be published or loaded: NaN, a pickle, an empty catalogue, wrong shapes."""
+    """The content may not be published or loaded: NaN, a pickle, no items, wrong shapes."""
 
     status_name = "FAILED_PRECONDITION"
 

@@ -1,6 +1,6 @@
-"""What a tier is to the rest of the system: a `Retriever`, a `Ranker`, and the values they exchange.
+"""What a tier is to the rest of the system: a `Retriever`, a `Ranker`, and what they exchange.
 
-Local and remote tiers implement the same protocols (I7), so the orchestrator cannot tell them apart.
+Local and remote tiers implement the same protocols (I7): the orchestrator cannot tell them apart.
 Everything that is one-per-candidate is a numpy column; rows of all columns of a value are aligned.
 """
 
@@ -20,10 +20,10 @@ __all__ = [
     "ItemCards",
     "Ranker",
     "RankerStatus",
+    "RetrieveQuery",
+    "RetrievedSlice",
     "Retriever",
     "RetrieverStatus",
-    "RetrievedSlice",
-    "RetrieveQuery",
     "ScoreQuery",
     "Scores",
     "SourceCandidates",
