@@ -1,0 +1,1 @@
+"""Tests mirror the source tree; `tests/contracts` holds suites that several classes pass."""
