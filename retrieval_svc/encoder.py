@@ -1,0 +1,224 @@
+"""The user tower in numpy: from a person and a moment to one unit vector, without TensorFlow.
+
+`training.two_tower` trains the same function in TensorFlow and exports the arrays read here; a test
+holds both within 1e-5.
+
+    z_j   = vector of history item j,  w_j = event weight * exp(position_j)    (newest last)
+    h     = sum_j w_j z_j / sum_j w_j,   x = features of user and context
+    u     = normalise(h A + x B + b + relu([h, newest z, x] W1 + b1) W2 + b2)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shortlist.errors import ArtifactCorrupt, ArtifactRefused
+from shortlist.features import FeatureEncoder
+from shortlist.tiers import History, UserContext
+
+__all__ = ["TowerWeights", "UserEncoder", "moment_features", "user_columns"]
+
+Floats = npt.NDArray[np.float32]
+
+_HOUR_MS = 3_600_000
+_MOMENT_WIDTH = 5
+
+
+def moment_features(
+    time_ms: npt.NDArray[np.int64], has_time: bool, history_size: npt.NDArray[np.float32]
+) -> Floats:
+    """Time of day, day of week (as points on circles) and log1p of the history's size, [n, 5]."""
+    hours = time_ms / _HOUR_MS if has_time else np.zeros(len(time_ms))
+    day, week = 2 * np.pi * hours / 24, 2 * np.pi * hours / (24 * 7)
+    known = float(has_time)
+    columns = [
+        known * np.sin(day),
+        known * np.cos(day),
+        known * np.sin(week),
+        known * np.cos(week),
+        np.log1p(history_size) / 4,
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def user_columns(user: FeatureEncoder, context: FeatureEncoder) -> int:
+    """Width of x beside the token embeddings: numerics of both sides and the moment."""
+    return len(user.numeric_features) + len(context.numeric_features) + _MOMENT_WIDTH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerWeights:
+    """Arrays of the user tower; d = dimension, t = token dimension, x = width of x."""
+
+    position: Floats  # [history_length], newest last
+    user_tokens: Floats  # [user vocabulary, t]
+    context_tokens: Floats  # [context vocabulary, t]
+    history_map: Floats  # A [d, d]
+    feature_map: Floats  # B [x, d]
+    bias: Floats  # b [d]
+    hidden_map: Floats  # W1 [2d + x, hidden]
+    hidden_bias: Floats  # b1 [hidden]
+    output_map: Floats  # W2 [hidden, d]
+    output_bias: Floats  # b2 [d]
+
+    def save(self, folder: Path) -> None:
+        for name in self.__slots__:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+
+    @staticmethod
+    def load(folder: Path) -> TowerWeights:
+        return TowerWeights(
+            **{name: _load(folder / f"{name}.npy") for name in TowerWeights.__slots__}
+        )
+
+
+class UserEncoder:
+    """Encodes users against one version's item vectors."""
+
+    def __init__(
+        self,
+        *,
+        keys: npt.NDArray[np.uint64],
+        vectors: Floats,
+        user: FeatureEncoder,
+        context: FeatureEncoder,
+        weights: TowerWeights,
+        has_time: bool,
+    ) -> None:
+        self._keys = keys  # uint64 [items], ascending: every item a history may hold
+        self._vectors = vectors  # float32 [items, d]
+        self._user = user
+        self._context = context
+        self._weights = weights
+        self._has_time = has_time
+
+    @property
+    def dim(self) -> int:
+        return int(self._vectors.shape[1])
+
+    @staticmethod
+    def open(folder: Path) -> UserEncoder:
+        """Read what `save` wrote. Raises `ArtifactCorrupt` or `ArtifactRefused`."""
+        settings = _read_settings(folder / "tower.json")
+        encoder = UserEncoder(
+            keys=_load(folder / "keys.npy", mmap=True),
+            vectors=_load(folder / "item_vectors.npy", mmap=True),
+            user=FeatureEncoder.load(folder / "user_features.json"),
+            context=FeatureEncoder.load(folder / "context_features.json"),
+            weights=TowerWeights.load(folder),
+            has_time=bool(settings["has_time"]),
+        )
+        encoder._check()
+        return encoder
+
+    def save(self, folder: Path) -> None:
+        """Write the tower into an existing empty folder."""
+        self._check()
+        (folder / "tower.json").write_text(json.dumps({"has_time": self._has_time}), "utf-8")
+        np.save(folder / "keys.npy", self._keys)
+        np.save(folder / "item_vectors.npy", self._vectors)
+        self._user.save(folder / "user_features.json")
+        self._context.save(folder / "context_features.json")
+        self._weights.save(folder)
+
+    def encode(self, user: UserContext) -> Floats:
+        """The user's vector, float32 [d], unit length."""
+        weights = self._weights
+        pooled, newest, size = self._pool(user.history)
+        x = self._features(user, size)
+        z = np.concatenate([pooled, newest, x])
+        hidden = np.maximum(z @ weights.hidden_map + weights.hidden_bias, 0)
+        vector = (
+            pooled @ weights.history_map
+            + x @ weights.feature_map
+            + weights.bias
+            + hidden @ weights.output_map
+            + weights.output_bias
+        )
+        return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
+
+    def _pool(self, history: History) -> tuple[Floats, Floats, int]:
+        """Weighted mean of the liked items' vectors, the newest one, and how many there are."""
+        liked = history.keys[history.weights > 0]
+        rows = np.searchsorted(self._keys, liked)
+        rows = np.minimum(rows, len(self._keys) - 1)
+        known = self._keys[rows] == liked
+        length = len(self._weights.position)
+        rows = rows[known][-length:]
+        if len(rows) == 0:
+            nothing = np.zeros(self.dim, np.float32)
+            return nothing, nothing, 0
+        strength = history.weights[history.weights > 0][known][-length:]
+        strength = strength * np.exp(self._weights.position[length - len(rows) :])
+        vectors = np.asarray(self._vectors[rows])
+        pooled = strength @ vectors / strength.sum()
+        return pooled, vectors[-1], len(rows)
+
+    def _features(self, user: UserContext, history_size: int) -> Floats:
+        about_user = self._user.encode_one(user.attributes)
+        about_context = self._context.encode_one(user.context)
+        moment = moment_features(
+            np.array([user.time_ms]), self._has_time, np.array([history_size], np.float32)
+        )
+        return np.concatenate(
+            [
+                about_user.weights[0] @ self._weights.user_tokens[about_user.tokens[0]],
+                about_context.weights[0] @ self._weights.context_tokens[about_context.tokens[0]],
+                about_user.numeric[0],
+                about_context.numeric[0],
+                moment[0],
+            ]
+        )
+
+    def _check(self) -> None:
+        """Refuse shapes that do not fit and numbers that are not finite."""
+        weights = self._weights
+        token_dim = weights.user_tokens.shape[1]
+        width = 2 * token_dim + user_columns(self._user, self._context)
+        hidden = len(weights.hidden_bias)
+        expected = {
+            "user_tokens": (self._user.vocabulary_size, token_dim),
+            "context_tokens": (self._context.vocabulary_size, token_dim),
+            "history_map": (self.dim, self.dim),
+            "feature_map": (width, self.dim),
+            "bias": (self.dim,),
+            "hidden_map": (2 * self.dim + width, hidden),
+            "output_map": (hidden, self.dim),
+            "output_bias": (self.dim,),
+        }
+        for name, shape in expected.items():
+            found = getattr(weights, name).shape
+            if found != shape:
+                raise ArtifactCorrupt(f"tower/{name}.npy has shape {found}, expected {shape}")
+        if self._keys.shape != (len(self._vectors),) or len(self._keys) == 0:
+            raise ArtifactCorrupt(
+                f"tower/keys.npy has {self._keys.shape} keys for {self._vectors.shape} vectors"
+            )
+        arrays = {"item_vectors": self._vectors} | {
+            name: getattr(weights, name) for name in weights.__slots__
+        }
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ArtifactRefused(f"tower/{name}.npy holds NaN or Inf")
+
+
+def _load(path: Path, *, mmap: bool = False) -> npt.NDArray[Any]:
+    try:
+        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArtifactCorrupt(f"{path.name} in {path.parent} is unreadable: {error}") from error
+
+
+def _read_settings(path: Path) -> Mapping[str, Any]:
+    try:
+        settings = json.loads(path.read_text("utf-8"))
+        return {"has_time": settings["has_time"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactCorrupt(f"{path} is unreadable: {error}") from error
