@@ -1,0 +1,85 @@
+"""The `Index` protocol and the exact index that all others are measured against."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval_svc.rows import NO_ROWS, Rows
+from shortlist.errors import InvalidField
+
+__all__ = ["BruteForceIndex", "Floats", "Hits", "Index", "best", "check_query"]
+
+Floats = npt.NDArray[np.float32]
+
+Hits = tuple[Rows, Floats]
+"""Rows int64 [k'], best first, and their dot products float32 [k']."""
+
+
+class Index(Protocol):
+    """Finds the rows with the largest dot products."""
+
+    @property
+    def kind(self) -> str:
+        """`exact` or `scann`."""
+        ...
+
+    def search(self, query: Floats, k: int, exclude: Rows = NO_ROWS) -> Hits:
+        """The best `k` rows for `query` that are not in `exclude`.
+
+        Fewer than `k` come back only when the slice has no more. Scores are exact float32 dot
+        products whatever the index is, so hits of several shards may be merged by score.
+
+        Args:
+            query: float32 [dim], finite.
+            k: at least 1; may exceed the number of rows.
+            exclude: int64 [e], ascending, unique.
+
+        Raises:
+            InvalidField: `query` has another dimension, or a NaN or Inf.
+        """
+        ...
+
+
+class BruteForceIndex:
+    """Every dot product, then a partial sort: exact, deterministic, O(n dim)."""
+
+    kind = "exact"
+
+    def __init__(self, vectors: Floats) -> None:
+        self._vectors = vectors  # float32 [n, dim]
+
+    def search(self, query: Floats, k: int, exclude: Rows = NO_ROWS) -> Hits:
+        check_query(query, self._vectors.shape[1])
+        scores = self._vectors @ query
+        scores[exclude] = -np.inf
+        top = best(scores, min(k, len(scores) - len(exclude)))
+        return top, scores[top]
+
+
+def best(scores: Floats, k: int) -> Rows:
+    """int64 [k]: the places of the `k` largest scores, descending; equal scores in row order."""
+    if k <= 0:
+        return NO_ROWS
+    if k < len(scores):
+        places = _places_of_largest(scores, k)
+        return places[np.argsort(-scores[places], kind="stable")]
+    return np.argsort(-scores, kind="stable")[:k]
+
+
+def _places_of_largest(scores: Floats, k: int) -> Rows:
+    """The same as a partition, but ties at the border go to the lowest rows, not to any."""
+    border = np.partition(scores, len(scores) - k)[len(scores) - k]
+    above = np.flatnonzero(scores > border)
+    at_border = np.flatnonzero(scores == border)[: k - len(above)]
+    return np.sort(np.concatenate([above, at_border]))
+
+
+def check_query(query: Floats, dim: int) -> None:
+    """Raise `InvalidField` unless `query` is a finite vector of `dim` numbers."""
+    if query.shape != (dim,):
+        raise InvalidField("vector", f"must have shape ({dim},), got {query.shape}")
+    if not np.isfinite(query).all():
+        raise InvalidField("vector", "holds a NaN or Inf")

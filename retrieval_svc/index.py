@@ -1,0 +1,161 @@
+"""Building and opening the index of one slice: exact where that is fast enough, else ScaNN."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retrieval_svc.brute_force import BruteForceIndex, Floats, Hits, Index
+from retrieval_svc.scann_import import ScannUnavailable
+from retrieval_svc.scann_index import ScannIndex
+from retrieval_svc.scann_tuning import build_scann
+from shortlist.errors import ArtifactRefused
+
+__all__ = [
+    "BruteForceIndex",
+    "Hits",
+    "Index",
+    "IndexReport",
+    "ScannIndex",
+    "ScannUnavailable",
+    "build_index",
+    "check_vectors",
+    "load_index",
+]
+
+# A tree of a few leaves saves nothing, and ScaNN's training wants points enough for a codebook.
+_FEWEST_FOR_SCANN = 1024
+_QUERIES = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexReport:
+    """How an index came out. For an exact index the last four are 0."""
+
+    kind: str  # "exact" or "scann"
+    reason: str  # why it is of that kind
+    items: int
+    dim: int
+    k: int  # what the recall was measured at
+    recall: float  # share of the true best k that is found
+    build_s: float
+    leaves: int = 0
+    leaves_to_search: int = 0
+    reorder: int = 0
+
+
+def build_index(
+    vectors: Floats,
+    folder: Path,
+    *,
+    exact_below: int,
+    recall_target: float,
+    k: int,
+    seed: int,
+    queries: Floats | None = None,
+    threads: int = 1,
+) -> IndexReport:
+    """Build the index of one slice into `folder`; an exact index needs no files and writes none.
+
+    Args:
+        vectors: float32 [n, dim], contiguous, finite, none of length 0. n = 0 is an empty slice.
+        folder: where the files go; must not exist or be empty.
+        exact_below: with fewer rows than this the index is exact.
+        recall_target: least recall at `k`, 0 to 1; exact if ScaNN does not reach it.
+        k: how many hits a query will ask for.
+        seed: of the sampled queries.
+        queries: float32 [q, dim], real user vectors to tune with, at least 2. Default: mixtures of
+            items, which are harder than items and about as hard as users.
+        threads: for training the tree.
+
+    Raises:
+        ArtifactRefused: `vectors` or `queries` is not what is asked for above. ScaNN never sees
+            such vectors: a NaN would abort the process.
+        ScannUnavailable: the package is missing.
+    """
+    started = time.perf_counter()
+    check_vectors(vectors, "vectors")
+    items, dim = vectors.shape
+    if reason := _why_exact(items, exact_below, k):
+        return _exact_report(vectors, k, reason, started)
+    queries = _mixtures(vectors, seed) if queries is None else queries
+    check_vectors(queries, "queries")
+    index = build_scann(vectors, recall_target=recall_target, k=k, queries=queries, threads=threads)
+    chosen = index.settings
+    if chosen.recall < recall_target:
+        reason = f"ScaNN's recall {chosen.recall:.4f} is below {recall_target}"
+        return _exact_report(vectors, k, reason, started)
+    index.save(folder)
+    return IndexReport(
+        kind=index.kind,
+        reason=f"{items} items",
+        items=items,
+        dim=dim,
+        k=k,
+        recall=chosen.recall,
+        build_s=time.perf_counter() - started,
+        leaves=chosen.leaves,
+        leaves_to_search=chosen.leaves_to_search,
+        reorder=chosen.reorder,
+    )
+
+
+def load_index(folder: Path, vectors: Floats) -> Index:
+    """The index that `build_index` made of `vectors`; without a folder it is an exact one.
+
+    Raises `ArtifactCorrupt`, `ArtifactRefused` or `ScannUnavailable`.
+    """
+    return ScannIndex.load(folder, vectors) if folder.exists() else BruteForceIndex(vectors)
+
+
+def check_vectors(vectors: Floats, name: str) -> None:
+    """Raise `ArtifactRefused`, naming the row, unless all rows are finite and none has length 0."""
+    if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] == 0:
+        raise ArtifactRefused(
+            f"{name}: must be float32 [rows, dim], got {vectors.dtype} {vectors.shape}"
+        )
+    if not vectors.flags.c_contiguous:
+        raise ArtifactRefused(f"{name}: must be contiguous, row by row")
+    # One pass: a NaN or Inf anywhere in a row shows in its length.
+    lengths = np.einsum("ij,ij->i", vectors, vectors)
+    if (bad := np.flatnonzero(~np.isfinite(lengths))).size:
+        raise ArtifactRefused(f"{name}: row {bad[0]} holds a NaN or Inf ({bad.size} such rows)")
+    if (bad := np.flatnonzero(lengths == 0)).size:
+        raise ArtifactRefused(f"{name}: row {bad[0]} is a zero vector ({bad.size} such rows)")
+
+
+def _why_exact(items: int, exact_below: int, k: int) -> str:
+    if items < exact_below:
+        return f"{items} items, fewer than {exact_below}"
+    if items < _FEWEST_FOR_SCANN:
+        return f"{items} items, too few for a tree"
+    return f"{items} items, {k} wanted of them" if k >= items else ""
+
+
+def _exact_report(vectors: Floats, k: int, reason: str, started: float) -> IndexReport:
+    items, dim = vectors.shape
+    return IndexReport(
+        kind=BruteForceIndex.kind,
+        reason=reason,
+        items=items,
+        dim=dim,
+        k=k,
+        recall=1.0,
+        build_s=time.perf_counter() - started,
+    )
+
+
+def _mixtures(vectors: Floats, seed: int) -> Floats:
+    """float32 [q, dim] unit vectors, half of them items, half between two items.
+
+    A user with two tastes lies between clusters, where a tree has to search more leaves.
+    """
+    rng = np.random.default_rng(seed)
+    first, second = vectors[rng.integers(len(vectors), size=(2, _QUERIES))]
+    mixed = np.where(np.arange(_QUERIES)[:, None] % 2 == 0, first, first + second)
+    lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
+    # Opposite items cancel out.
+    return np.ascontiguousarray(np.where(lengths > 1e-3, mixed, first), np.float32)
