@@ -28,7 +28,9 @@ class KeyCollision(ShortlistError):
 
     def __init__(self, first: str, second: str, key: int) -> None:
         self.first, self.second, self.key = first, second, key
-        super().__init__(f"ids {first!r} and {second!r} have the same key {key}; rename one of them")
+        super().__init__(
+            f"ids {first!r} and {second!r} have the same key {key}; rename one of them"
+        )
 
 
 def key_of(id: str) -> int:
@@ -45,7 +47,7 @@ def keys_of(ids: Iterable[str]) -> Keys:
 
 
 def shard_of(keys: Keys, shards: int) -> npt.NDArray[np.int32]:
-    """The shard, 0 .. shards - 1, that owns each key: int32 [n]. A pure function of its arguments."""
+    """The shard that owns each key: int32 [n] in 0 .. shards - 1, by key and shards alone."""
     if shards < 1:
         raise InvalidField("shards", f"must be at least 1, got {shards}")
     return (_mix(np.asarray(keys, dtype=np.uint64)) % np.uint64(shards)).astype(np.int32)

@@ -104,7 +104,7 @@ class FileFormat(_Strict):
     """How the bytes of a table become rows."""
 
     type: FormatName
-    # csv ",", tsv a tab; lists: any white space. `separated` has to say it. Several characters may be.
+    # One or more characters. csv: ","; tsv: a tab; lists: any white space; separated: say it.
     separator: NonEmpty | None = None
     # Whether the first line names the columns. Default: yes, unless `columns` names them.
     header: bool | None = None
@@ -423,7 +423,7 @@ class Schema(_Strict):
         return self.event(event).head or event
 
     def digest(self) -> str:
-        """sha256 over what the data means; a changed licence text or download does not change it."""
+        """sha256 over what the data means; licence texts and downloads do not count."""
         meaning = self.model_dump(mode="json", exclude={"dataset"})
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
@@ -465,9 +465,7 @@ def _check_event_types(schema: Schema) -> None:
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a repeated key is an error; PyYAML itself silently keeps the last one."""
 
-    def construct_mapping(
-        self, node: yaml.MappingNode, deep: bool = False
-    ) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
