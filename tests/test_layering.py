@@ -57,7 +57,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "tf_keras": ("training/*", "ranking_svc/models/*"),
     "keras": (),  # Keras 3 and TensorFlow Recommenders do not go together
     "ray": ("training/*", "shortlist/commands/train.py"),
-    "scann": ("retrieval_svc/index.py", "benchmarks/*"),
+    "scann": ("retrieval_svc/scann_*.py", "benchmarks/*"),
     "onnx": ("training/*", "ranking_svc/models/*"),
     "onnxruntime": ("ranking_svc/*", "training/*", "benchmarks/*"),
     "pyarrow": ("retrieval_svc/*", "ranking_svc/*", "training/*", "simulator/*", "benchmarks/*"),

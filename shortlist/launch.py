@@ -1,0 +1,54 @@
+"""How one Shortlist process starts another: same interpreter, same code, and never an orphan.
+
+Run as a script (`python launch.py PARENT_PID COMMAND...`), this file becomes COMMAND after asking
+the kernel to kill it when PARENT_PID dies. An `exec` keeps that request; a `preexec_fn` would need
+a fork of a process that may already run gRPC threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = ["child_environment", "module_command", "tethered"]
+
+_PR_SET_PDEATHSIG = 1
+_SOURCES = Path(__file__).resolve().parent.parent
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command line of `python -m module arguments...`; a folder of that name in the current
+    directory does not stand in for the module."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment, in which a child finds the code that we run, plus `extra`."""
+    paths = [str(_SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
+    defaults = {"TF_USE_LEGACY_KERAS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    return {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(paths), **(extra or {})}
+
+
+def tethered(command: list[str]) -> list[str]:
+    """`command`, wrapped so that it is killed when the calling thread's process dies, even by
+    kill -9. Elsewhere than on Linux it runs as it is."""
+    if not sys.platform.startswith("linux"):
+        return command
+    return [sys.executable, "-I", "-S", str(Path(__file__)), str(os.getpid()), *command]
+
+
+def _become(parent: int, command: list[str]) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        sys.exit("the parent died before this process could ask to die with it")
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    _become(int(sys.argv[1]), sys.argv[2:])
