@@ -1,6 +1,7 @@
-"""A simulated world: users and items whose tastes are known, for tests, the demo and closed-loop experiments."""
+"""A simulated world of known tastes, for tests, the demo and closed-loop experiments."""
 
 from simulator.config import ClickWeights, ExposureMix, InvalidWorldConfig, WorldConfig
+from simulator.dataset import WrittenDataset, write_dataset
 from simulator.world import PageFeedback, UnknownEntity, World
 
 __all__ = [
@@ -11,4 +12,6 @@ __all__ = [
     "UnknownEntity",
     "World",
     "WorldConfig",
+    "WrittenDataset",
+    "write_dataset",
 ]

@@ -13,7 +13,7 @@ from simulator.counters import RandomField, unit_rows, weighted_choice
 from simulator.geography import Homes, draw_homes
 from simulator.ranking import IndexPermutation, ZipfRanking
 
-# Below this many items all traits are kept (under 20 MB at 16 dims); above, they are computed whenever asked for.
+# Up to this many items all traits are kept (20 MB at 16 dims); above, they are computed when asked.
 RESIDENT_ITEMS = 200_000
 
 _CATEGORY_EXPONENT = 0.5  # of the Zipf law over categories
@@ -24,7 +24,7 @@ _CREATOR_SPREAD = 0.55  # length of a creator's offset beside a category's unit 
 _ITEM_SPREAD = 0.45  # length of an item's own offset
 _CREATOR_SIZE_EXPONENT = 0.6
 _CREATOR_SIZE_HEAD = 0.02
-_POPULARITY_HEAD = 0.0005
+_POPULARITY_HEAD = 0.002
 _MEAN_AGE_DAYS = 300.0  # at the start, of the items published before it
 _OLDEST_DAYS = 3_650.0
 
@@ -36,7 +36,7 @@ class TasteSpace:
         numbers = np.arange(config.categories, dtype=np.int64)
         field = RandomField(config.seed, "category vector")
         self.categories = unit_rows(field.vectors(numbers, config.dims))  # [categories, dims]
-        self.category_weights: Floats = (numbers + 1.0) ** -_CATEGORY_EXPONENT
+        self.category_weights = np.power(numbers + 1.0, -_CATEGORY_EXPONENT, dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,9 +136,7 @@ class Catalogue:
 
     def _categories_of(self, index: Indices, creator: Indices) -> tuple[Indices, Indices]:
         at_home = self._traits.uniform(index, 0) < _HOME_CATEGORY_SHARE
-        anywhere = weighted_choice(
-            self._space.category_weights, self._traits.uniform(index, 1)
-        )
+        anywhere = weighted_choice(self._space.category_weights, self._traits.uniform(index, 1))
         category = np.where(at_home, self.creators.category[creator], anywhere)
         second = self.creators.second_category[creator]
         has_second = self._traits.uniform(index, 2) < _SECOND_CATEGORY_SHARE
@@ -155,7 +153,9 @@ class Catalogue:
         return unit_rows(taste + np.float32(_ITEM_SPREAD) * own)
 
     def _published_of(self, index: Indices) -> Indices:
-        """Publication times that rise with the index: the inverse of `published_by`, jittered within an item's step."""
+        """Publication times that rise with the index: the inverse of `published_by`.
+
+        Each is jittered within its step."""
         config = self._config
         share = (index + self._traits.uniform(index, 3)) / config.items
         old = 1.0 - config.new_item_fraction
@@ -183,7 +183,7 @@ def _draw_creators(config: WorldConfig, space: TasteSpace) -> Creators:
 
 
 def _creator_bounds(creators: int, items: int) -> Indices:
-    """int64[creators + 1] that cuts [0, items) into a part for each creator: Zipf sizes, at least one item."""
+    """int64[creators + 1]: cuts [0, items) into a part for each creator, Zipf-sized, not empty."""
     weights = (np.arange(creators) / creators + _CREATOR_SIZE_HEAD) ** -_CREATOR_SIZE_EXPONENT
     shared = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
     spare = np.round(shared * (items - creators)).astype(np.int64)

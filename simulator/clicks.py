@@ -1,10 +1,11 @@
 """Who clicks what: the model behind every event of a simulated world.
 
-A user clicks an item if they look at its position and find it attractive. The two are independent given the item: the
-examination hypothesis of Richardson, Dominowska and Ragno, "Predicting clicks" (WWW 2007), called the position model by
-Craswell, Zoeter, Taylor and Ramsey, "An experimental comparison of click position-bias models" (WSDM 2008). Examination
-falls as a power of the position, as in Joachims, Swaminathan and Schnabel, "Unbiased learning-to-rank with biased
-feedback" (WSDM 2017).
+A user clicks an item if they look at its position and find it attractive. The two are independent
+given the item: the examination hypothesis of Richardson, Dominowska and Ragno, "Predicting clicks"
+(WWW 2007), called the position model by Craswell, Zoeter, Taylor and Ramsey, "An experimental
+comparison of click position-bias models" (WSDM 2008). Examination falls as a power of the position,
+as in Joachims, Swaminathan and Schnabel, "Unbiased learning-to-rank with biased feedback" (WSDM
+2017).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from simulator.population import Viewers
 class ClickModel:
     """P(click) = examination(position) x sigmoid(appeal), and P(like | click).
 
-    Viewers and items are paired by `rows`: pair i is viewer `rows[i]` and item i, so one viewer can see many items.
+    Viewers and items are paired by `rows`: pair i is viewer `rows[i]` and item i, so one viewer can
+    see many items.
     """
 
     def __init__(self, weights: ClickWeights, creators: Creators) -> None:
@@ -29,7 +31,7 @@ class ClickModel:
         self._creators = creators
 
     def appeal(self, viewers: Viewers, rows: Indices, items: Items) -> Floats:
-        """float64[n] logits of finding an examined item attractive; -inf before the item is published."""
+        """float64[n] logits of finding an examined item attractive; -inf before its publication."""
         weights = self._weights
         age_days = (viewers.time_ms[rows] - items.published_ms) / MS_PER_DAY
         logits = (
@@ -48,7 +50,7 @@ class ClickModel:
 
     def examination(self, positions: Indices) -> Floats:
         """float64[n]: the probability that a position (0 is the top) is looked at."""
-        return (1.0 + positions) ** -self._weights.position_bias
+        return np.power(1.0 + positions, -self._weights.position_bias, dtype=np.float64)
 
     def like_probability(self, affinity: Floats, quality: Floats) -> Floats:
         """float64[n]: the probability that a clicked item is liked too."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
 
 from shortlist.errors import InvalidField
@@ -23,45 +24,65 @@ class InvalidWorldConfig(InvalidField):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClickWeights:
-    """Weights of the click model, in logits unless a unit is named. See `simulator.clicks`."""
+    """Weights of the click model, in logits unless a unit is named. See `simulator.clicks`.
 
-    affinity: float = 7.0
+    The defaults, here and below, were tuned together on the default world so that its log resembles
+    public data (seed 7): Gini of item popularity 0.66, median user 37 events, 22 % of clicks on
+    items of the last week (4 % of the catalogue), nDCG@20 on the last tenth of time 0.001 random,
+    0.054 popularity, 0.124 item-item cosine.
+    """
+
+    affinity: float = 9.0
     quality: float = 0.45
-    freshness: float = 1.3
+    freshness: float = 1.2
     freshness_decay_days: float = 6.0
     locality: float = 0.7
     locality_decay_km: float = 1_200.0
     loyalty: float = 1.2
-    threshold: float = 5.2
+    threshold: float = 6.6
     position_bias: float = 0.6  # exponent of examination; 0 means every position is looked at
     like_affinity: float = 4.0
     like_threshold: float = 3.6
+
+    def __post_init__(self) -> None:
+        for weight in fields(self):
+            value = getattr(self, weight.name)
+            _require(f"clicks.{weight.name}", value, math.isfinite(value), "a finite number")
+        for name in ("freshness_decay_days", "locality_decay_km"):
+            value = getattr(self, name)
+            _require(f"clicks.{name}", value, value > 0, "above 0")
+        _require("clicks.position_bias", self.position_bias, self.position_bias >= 0, "at least 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExposureMix:
     """How the logging system fills a page. See `simulator.exposure`.
 
-    `*_candidates` are drawn for every page. From the first three kinds `*_slots` go straight on the page; the
-    personalised slots take the best of all remaining candidates by a noisy estimate of their appeal.
+    `*_candidates` are drawn for every page. From the first three kinds `*_slots` go straight on the
+    page; the personalised slots take the best of all remaining candidates by a noisy estimate of
+    their appeal.
     """
 
-    popular_candidates: int = 40
-    recent_candidates: int = 20
-    creator_candidates: int = 10
-    random_candidates: int = 30
-    popular_slots: int = 6
-    recent_slots: int = 3
-    random_slots: int = 3
-    personalised_slots: int = 8
+    popular_candidates: int = 70
+    recent_candidates: int = 15
+    creator_candidates: int = 20
+    random_candidates: int = 5
+    popular_slots: int = 5
+    recent_slots: int = 2
+    random_slots: int = 2
+    personalised_slots: int = 11
     recent_days: float = 7.0
     estimate_noise: float = 1.5  # standard deviation of the logging system's error, in logits
 
+    def __post_init__(self) -> None:
+        for part in fields(self):
+            value = getattr(self, part.name)
+            _require(f"exposure.{part.name}", value, value >= 0, "at least 0")
+        _require("exposure", self, self.page_size >= 1, "a page of at least one slot")
+
     @property
     def page_size(self) -> int:
-        return (
-            self.popular_slots + self.recent_slots + self.random_slots + self.personalised_slots
-        )
+        return self.popular_slots + self.recent_slots + self.random_slots + self.personalised_slots
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +94,7 @@ class WorldConfig:
 
     users: int = 3_000
     items: int = 12_000
-    events: int = 180_000  # clicks and likes together
+    events: int = 160_000  # clicks and likes together
     seed: int = 7
     start: date = date(2025, 1, 1)  # midnight UTC
     days: int = 60
@@ -82,11 +103,11 @@ class WorldConfig:
     categories: int = 24
     countries: int = 16
     popularity_exponent: float = 0.9  # of the Zipf law by which popular items are shown
-    activity_exponent: float = 0.6  # of the Zipf law of users' activity
+    activity_exponent: float = 0.8  # of the Zipf law of users' activity
     new_item_fraction: float = 0.35  # of the items, published during the period
     new_user_fraction: float = 0.45  # of the users, joining during the period
-    drift_degrees_per_day: float = 0.6  # how fast the average user's taste turns
-    mood_strength: float = 0.5  # pull of the interest that a user is in the mood for
+    drift_degrees_per_day: float = 0.5  # how fast the average user's taste turns
+    mood_strength: float = 0.3  # pull of the interest that a user is in the mood for
     mood_hours: int = 6  # a user's mood stays for this long
     clicks: ClickWeights = field(default_factory=ClickWeights)
     exposure: ExposureMix = field(default_factory=ExposureMix)
@@ -107,7 +128,6 @@ class WorldConfig:
             _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("drift_degrees_per_day", "mood_strength"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
-        _require("exposure", self.exposure, self.exposure.page_size >= 1, "a page of at least 1")
 
     @property
     def creator_count(self) -> int:

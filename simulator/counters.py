@@ -1,12 +1,14 @@
 """Random numbers that are addressed instead of drawn.
 
-`RandomField(seed, "item price").uniform(index)` is the same number whenever, in whatever order and beside whatever other
-indices it is asked for. This is what lets a world of ten million items be used without being kept: every quantity of an
-item or a user is a function of the seed and its index.
+`RandomField(seed, "item price").uniform(index)` is the same number whenever, in whatever order and
+beside whatever other indices it is asked for. This is what lets a world of ten million items be
+used without being kept: every quantity of an item or a user is a function of the seed and its
+index.
 
-The generator is counter-based in the sense of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011),
-with the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014)
-as the mixing function. Philox would need a whole block for one scattered item; this costs a few nanoseconds a number.
+The generator is counter-based in the sense of Salmon et al., "Parallel random numbers: as easy as
+1, 2, 3" (SC 2011), with the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable
+pseudorandom number generators", OOPSLA 2014) as the mixing function. Philox would need a whole
+block for one scattered item; this costs a few nanoseconds a number.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ _LANES_PER_WORD = 4  # 16-bit numbers in one 64-bit word
 
 
 def mix64(words: Bits) -> Bits:
-    """SplitMix64's finaliser: a bijection of 64-bit words that spreads every input bit. Returns a new array."""
+    """SplitMix64's finaliser: a bijection of 64-bit words that spreads every bit of the input."""
     mixed = words ^ (words >> np.uint64(30))
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(27)
@@ -39,7 +41,7 @@ def stream_key(seed: int, stream: str) -> int:
 
 
 class RandomField:
-    """One named stream of random numbers, addressed by `index` (int64[n]) and a small `lane` number."""
+    """One named stream of numbers, addressed by an `index` (int64[n]) and a small `lane`."""
 
     def __init__(self, seed: int, stream: str) -> None:
         self._key = stream_key(seed, stream)
@@ -52,14 +54,14 @@ class RandomField:
 
     def uniform(self, index: Indices, lane: int = 0) -> Floats:
         """float64[n] in [0, 1)."""
-        return (self.bits(index, lane) >> np.uint64(11)) * 2.0**-53
+        return (self.bits(index, lane) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def below(self, bound: int, index: Indices, lane: int = 0) -> Indices:
         """int64[n] in [0, bound)."""
         return (self.uniform(index, lane) * bound).astype(np.int64)
 
     def vectors(self, index: Indices, dims: int) -> Vectors:
-        """float32[n, dims] of independent, centred, uniform numbers; the expected squared norm of a row is one."""
+        """float32[n, dims], uniform around zero; the squared norm of a row is one on average."""
         words = -(-dims // _LANES_PER_WORD)
         columns = np.stack([self.bits(index, lane) for lane in range(words)], axis=1)
         lanes = columns.view(np.uint16)[:, :dims].astype(np.float32)
@@ -75,6 +77,6 @@ def unit_rows(vectors: Vectors) -> Vectors:
 
 
 def weighted_choice(weights: Floats, uniform: Floats) -> Indices:
-    """int64[n]: the index into `weights` (float64[k]) that each `uniform` (float64[n] in [0, 1)) selects."""
+    """int64[n]: the index into `weights` (float64[k]) that each `uniform` (in [0, 1)) selects."""
     edges = np.cumsum(weights)
     return np.searchsorted(edges[:-1] / edges[-1], uniform, side="right").astype(np.int64)

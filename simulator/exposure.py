@@ -1,8 +1,9 @@
 """What the logging system showed: the policy whose pages the event log records.
 
-A page mixes popular, recent, random and personalised items, like the traffic of a running product: popular items are
-shown more than they deserve, good new ones are missed, and the order of a page follows an estimate that is wrong by some
-noise. All of it is drawn from samples of candidates, so the cost of a page does not depend on the size of the catalogue.
+A page mixes popular, recent, random and personalised items, like the traffic of a running product:
+popular items are shown more than they deserve, good new ones are missed, and the order of a page
+follows an estimate that is wrong by some noise. All of it is drawn from samples of candidates, so
+the cost of a page does not depend on the size of the catalogue.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ class Pages:
 
 
 class ConsumedPairs:
-    """Which user has consumed which item, as a Bloom filter: bounded memory, about 0.4 % false positives when full."""
+    """Which user has consumed which item, in bounded memory.
+
+    A Bloom filter: a pair that was never added is taken for consumed in at most 0.4 % of cases.
+    """
 
     def __init__(self, expected_pairs: int, seed: int) -> None:
         bits = max(16, (expected_pairs * _BITS_PER_PAIR - 1).bit_length())
@@ -75,7 +79,10 @@ class LoggingPolicy:
         viewers: Viewers,
         consumed: ConsumedPairs,
     ) -> Pages:
-        """One page for each of the users int64[n], who are the viewers' rows; a page may have fewer items than slots."""
+        """One page for each of the users int64[n], who are the rows of `viewers`.
+
+        A page may have fewer items than slots.
+        """
         candidates = self._candidates(rng, viewers)  # [n, candidates]
         count, width = candidates.shape
         rows = np.repeat(np.arange(count), width)
@@ -97,7 +104,7 @@ class LoggingPolicy:
         )
 
     def _candidates(self, rng: np.random.Generator, viewers: Viewers) -> Indices:
-        """int64[n, candidates], in the order of the slots: popular, recent, random, of favourite creators."""
+        """int64[n, candidates]: popular, recent, random, of favourite creators; in this order."""
         mix, count = self._mix, len(viewers.time_ms)
         published = self._catalogue.published_by(viewers.time_ms)[:, None]
         before = viewers.time_ms - int(mix.recent_days * MS_PER_DAY)
@@ -116,7 +123,10 @@ class LoggingPolicy:
         )
 
     def _arrange(self, estimate: Floats) -> tuple[Indices, Indices]:
-        """The flat positions in `estimate` (float64[n, candidates]) that are shown, by page from the top, and their ranks."""
+        """What is shown, page by page from the top, and at which position.
+
+        `estimate` is float64[n, candidates]; the first result indexes its flat form.
+        """
         chosen = self._given_slots(np.isfinite(estimate))
         rest = np.where(chosen, -np.inf, estimate)
         best = np.argsort(-rest, axis=1, kind="stable")[:, : self._mix.personalised_slots]
@@ -148,7 +158,7 @@ def _bit_of(where: Bits) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
 
 
 def _integers(rng: np.random.Generator, low: Indices, high: Indices, width: int) -> Indices:
-    """int64[n, width] in [low, high), both int64[n, 1]; where that is empty, the item before `high`."""
+    """int64[n, width] in [low, high), both int64[n, 1]; where that is empty, `high - 1`."""
     span = np.maximum(high - low, 1)
     drawn = low + (rng.random((len(low), width)) * span).astype(np.int64)
     return np.clip(drawn, 0, np.maximum(high - 1, 0))

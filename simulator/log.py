@@ -1,11 +1,13 @@
-"""The event log of a world: sessions, their pages, what was clicked and liked, in blocks of time."""
+"""The event log of a world: sessions, their pages, and what was clicked and liked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from simulator.arrays import Floats, Indices, Mask
 from simulator.clicks import ClickModel, sigmoid
@@ -26,7 +28,7 @@ _MS_BETWEEN_POSITIONS = 2_500
 _MS_BEFORE_LIKE = 20_000
 _LONGEST_SESSION_MS = (_MOST_PAGES + 1) * _MS_BETWEEN_PAGES
 _EXPECTED_EVENTS_PER_SESSION = 5.0
-# When sessions give fewer events than this, the users have run out of items: the block is left short.
+# With fewer events a session, the users have run out of items, and the block is left short.
 _FEWEST_EVENTS_PER_SESSION = 0.02
 
 
@@ -118,8 +120,8 @@ class EventLog:
     def blocks(self) -> Iterator[Impressions]:
         """The impressions of each block; blocks follow each other in time.
 
-        Together they hold `config.events` events, and up to a session more; fewer when the users run out of items
-        that they have not consumed yet.
+        Together they hold `config.events` events, and up to a session more; fewer when the users
+        run out of items that they have not consumed yet.
         """
         consumed = ConsumedPairs(self._config.events, self._config.seed)
         done = 0
@@ -159,12 +161,12 @@ class EventLog:
         return _joined(parts)
 
     def _draw_sessions(self, rng: np.random.Generator, block: _Block, count: int) -> _Sessions:
-        """Who comes when: the hour by the day's rhythm, the user by activity among those who have joined."""
+        """Who comes when: the hour by the day's rhythm, the user by activity among the joined."""
         weights = self._intensity[block.hours]
         first_ms = self._config.start_ms + block.hours[0] * MS_PER_HOUR
         hour = rng.choice(len(weights), count, p=weights / weights.sum())
         since = (hour + rng.random(count)) * MS_PER_HOUR
-        # Squeezed a little, so that the last session ends within the block and blocks stay in order.
+        # Squeezed a little, so that the last session ends within the block: blocks stay in order.
         span = len(weights) * MS_PER_HOUR
         start = first_ms + (since * (1 - _LONGEST_SESSION_MS / span)).astype(np.int64)
         user = self._population.sample_active(rng, start)
@@ -178,7 +180,7 @@ class EventLog:
     def _visit(
         self, rng: np.random.Generator, sessions: _Sessions, consumed: ConsumedPairs
     ) -> Impressions:
-        """All pages of the sessions, with their clicks; what is clicked is not shown to the same user again."""
+        """All pages of the sessions. What a user has clicked is not shown to them again."""
         parts = []
         for page in range(int(sessions.pages.max())):
             going = np.flatnonzero(sessions.pages > page)
@@ -254,7 +256,7 @@ def _joined(parts: Sequence[Impressions]) -> Impressions:
     )
 
 
-_EMPTY = {
+_EMPTY: dict[str, npt.NDArray[Any]] = {
     f.name: np.empty(0, dtype=np.bool_ if f.name in ("clicked", "liked") else np.int64)
     for f in fields(Impressions)
 }

@@ -24,7 +24,7 @@ _AGE_CATEGORY_SHARE = 0.5  # of interests, drawn from those typical for the age 
 _AGE_CATEGORY_EXPONENT = 1.5
 _INTEREST_WEIGHTS = np.array([0.6, 0.3, 0.2], dtype=np.float32)
 _USER_SPREAD = 0.6  # length of a user's own offset beside their interests
-_ACTIVITY_HEAD = 0.01
+_ACTIVITY_HEAD = 0.005
 _FAVOURITE_CREATORS = 3
 _CREATORS_CONSIDERED = 24
 _DAYS_JOINED_BEFORE = 365.0
@@ -182,7 +182,7 @@ class Population:
         return unit_rows(taste + np.float32(self._config.mood_strength) * mood)
 
     def _mood(self, index: Indices, interests: Indices, time_ms: Indices) -> Indices:
-        """The interest that each user follows in this part of the day: what makes a session hang together."""
+        """The interest that each user follows in this part of the day: it binds a session."""
         period = time_ms // (self._config.mood_hours * MS_PER_HOUR)
         draw = self._moods.uniform(self._moods.bits(index).astype(np.int64) ^ period)
         slot = weighted_choice(_INTEREST_WEIGHTS.astype(np.float64), draw)
@@ -190,7 +190,7 @@ class Population:
 
 
 def _categories_by_age(config: WorldConfig) -> Floats:
-    """float64[age bands, categories] cumulative: every age band has its own order of favourite categories."""
+    """float64[age bands, categories], cumulative: every band has its own favourite categories."""
     bands = np.arange(len(AGE_BANDS) * config.categories, dtype=np.int64)
     scores = RandomField(config.seed, "age categories").uniform(bands)
     ranks = scores.reshape(len(AGE_BANDS), -1).argsort(axis=1).argsort(axis=1)

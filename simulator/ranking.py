@@ -16,8 +16,9 @@ _ROUNDS = 4
 class IndexPermutation:
     """A pseudo-random permutation of [0, size) and its inverse, in constant memory.
 
-    A Feistel network over the smallest square grid that holds the range, walking the cycle of a value until it falls
-    inside (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002).
+    A Feistel network over the smallest square grid that holds the range, walking the cycle of a
+    value until it falls inside (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA
+    2002).
     """
 
     def __init__(self, size: int, seed: int, stream: str) -> None:
@@ -56,10 +57,11 @@ class IndexPermutation:
 
 
 class ZipfRanking:
-    """Ranks [0, size) at random and weighs rank r by the law of Zipf and Mandelbrot, ((r + 1/2) / size + head) ** -exponent.
+    """Ranks [0, size) at random; rank r weighs ((r + 1/2) / size + head) ** -exponent.
 
-    `head` flattens the top: the most popular thing weighs as much as if a share `head` of all things stood above it.
-    `exponent` is in [0, 1). Sampling inverts the law's integral, so it needs no table (exact up to the rounding of a rank).
+    This is the law of Zipf and Mandelbrot; `head` flattens the top: the most popular thing weighs
+    as much as if a share `head` of all things stood above it. `exponent` is in [0, 1). Sampling
+    inverts the law's integral, so it needs no table (exact up to the rounding of a rank).
     """
 
     def __init__(self, size: int, *, exponent: float, head: float, seed: int, stream: str) -> None:
@@ -73,7 +75,7 @@ class ZipfRanking:
         return (self._permutation.forward(index) + 0.5) / self._size
 
     def log_standing(self, index: Indices) -> Floats:
-        """float64[n]: -log(quantile + head) - 1, about exponentially distributed with mean 0 and deviation 1."""
+        """float64[n]: -log(quantile + head) - 1, about exponential with mean 0 and deviation 1."""
         return -np.log(self.quantile(index) + self._head) - 1.0
 
     def sample(self, rng: np.random.Generator, shape: int | tuple[int, ...]) -> Indices:

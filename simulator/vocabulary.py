@@ -1,4 +1,7 @@
-"""Words for names, titles and descriptions. An item's words depend on its categories and its creator, so text carries signal."""
+"""Words for names, titles and descriptions.
+
+An item's words depend on its categories and its creator, so text carries signal.
+"""
 
 from __future__ import annotations
 
@@ -16,44 +19,81 @@ class Category:
     subjects: tuple[str, ...]
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 def _category(name: str, subjects: str) -> Category:
-    return Category(name, tuple(subjects.split()))
+    return Category(name, _words(subjects))
 
 
 CATEGORIES = (
     _category("Cooking", "Kitchen Bread Saffron Oven Orchard Supper Spice Dumpling Broth Market"),
-    _category("Travel", "Harbour Railway Island Passport Caravan Border Lighthouse Ferry Hotel Desert"),
+    _category(
+        "Travel", "Harbour Railway Island Passport Caravan Border Lighthouse Ferry Hotel Desert"
+    ),
     _category("Music", "Chorus Violin Rhythm Cellar Anthem Drummer Melody Orchestra Ballad Stage"),
-    _category("History", "Empire Castle Archive Treaty Dynasty Ruin Crown Revolt Chronicle Fortress"),
-    _category("Science", "Laboratory Atom Comet Genome Particle Microscope Fossil Theorem Vaccine Orbit"),
-    _category("Comedy", "Neighbour Mishap Wedding Prank Landlord Parrot Disguise Misfit Office Blunder"),
-    _category("Mystery", "Shadow Alibi Cipher Witness Fog Manor Footprint Inspector Locket Vanishing"),
+    _category(
+        "History", "Empire Castle Archive Treaty Dynasty Ruin Crown Revolt Chronicle Fortress"
+    ),
+    _category(
+        "Science", "Laboratory Atom Comet Genome Particle Microscope Fossil Theorem Vaccine Orbit"
+    ),
+    _category(
+        "Comedy", "Neighbour Mishap Wedding Prank Landlord Parrot Disguise Misfit Office Blunder"
+    ),
+    _category(
+        "Mystery", "Shadow Alibi Cipher Witness Fog Manor Footprint Inspector Locket Vanishing"
+    ),
     _category("Nature", "River Forest Wolf Meadow Glacier Heron Reef Savanna Otter Monsoon"),
-    _category("Football", "Derby Striker Keeper Stadium Penalty League Captain Terrace Transfer Final"),
-    _category("Technology", "Circuit Robot Network Startup Satellite Kernel Sensor Drone Battery Console"),
+    _category(
+        "Football", "Derby Striker Keeper Stadium Penalty League Captain Terrace Transfer Final"
+    ),
+    _category(
+        "Technology", "Circuit Robot Network Startup Satellite Kernel Sensor Drone Battery Console"
+    ),
     _category("Romance", "Letter Summer Promise Rose Ballroom Reunion Stranger Moonlight Vow Kiss"),
     _category("Gaming", "Dungeon Quest Pixel Arena Speedrun Guild Arcade Dragon Puzzle Tournament"),
-    _category("Fitness", "Marathon Stretch Barbell Stamina Coach Sprint Balance Rowing Breath Summit"),
-    _category("Design", "Chair Poster Typeface Pavilion Facade Ceramic Palette Blueprint Lamp Interior"),
+    _category(
+        "Fitness", "Marathon Stretch Barbell Stamina Coach Sprint Balance Rowing Breath Summit"
+    ),
+    _category(
+        "Design", "Chair Poster Typeface Pavilion Facade Ceramic Palette Blueprint Lamp Interior"
+    ),
     _category("Gardening", "Tulip Greenhouse Hedge Compost Seedling Bonsai Trellis Herb Pond Bulb"),
-    _category("Cinema", "Director Montage Matinee Screenplay Reel Premiere Stunt Sequel Close-up Scene"),
-    _category("Fashion", "Denim Runway Tailor Silk Vintage Button Collection Velvet Atelier Sneaker"),
-    _category("Finance", "Ledger Pension Dividend Bubble Auction Budget Mortgage Broker Tax Venture"),
-    _category("Cycling", "Peloton Gravel Climb Saddle Velodrome Commute Descent Spoke Tandem Valley"),
-    _category("Philosophy", "Paradox Virtue Dialogue Doubt Freedom Sceptic Ethics Reason Stoic Essence"),
+    _category(
+        "Cinema", "Director Montage Matinee Screenplay Reel Premiere Stunt Sequel Close-up Scene"
+    ),
+    _category(
+        "Fashion", "Denim Runway Tailor Silk Vintage Button Collection Velvet Atelier Sneaker"
+    ),
+    _category(
+        "Finance", "Ledger Pension Dividend Bubble Auction Budget Mortgage Broker Tax Venture"
+    ),
+    _category(
+        "Cycling", "Peloton Gravel Climb Saddle Velodrome Commute Descent Spoke Tandem Valley"
+    ),
+    _category(
+        "Philosophy", "Paradox Virtue Dialogue Doubt Freedom Sceptic Ethics Reason Stoic Essence"
+    ),
     _category("Crafts", "Yarn Loom Origami Quilt Chisel Pottery Bead Lace Candle Woodcut"),
-    _category("Parenting", "Cradle Bedtime Playground Toddler Lullaby Teenager Homework Picnic Sibling Crayon"),
+    _category(
+        "Parenting",
+        "Cradle Bedtime Playground Toddler Lullaby Teenager Homework Picnic Sibling Crayon",
+    ),
     _category("Poetry", "Sonnet Verse Haiku Elegy Stanza Whisper Ode Metaphor Refrain Couplet"),
     _category("Sailing", "Anchor Regatta Mast Compass Keel Tide Schooner Lagoon Rigging Knot"),
 )
 
-MOODS = (
-    "Quiet Golden Hidden Northern Electric Gentle Wild Forgotten Crimson Endless Little Brave Silent Distant Lucky Broken "
-    "Secret Modern Ancient Frozen Slow Bright Hungry Restless Velvet Honest Curious Lonely Grand Midnight Early Strange "
-    "Tender Rapid Crooked Sunlit Patient Bold Salty Burning"
-).split()
+MOODS = _words(
+    """
+    Quiet Golden Hidden Northern Electric Gentle Wild Forgotten Crimson Endless Little Brave Silent
+    Distant Lucky Broken Secret Modern Ancient Frozen Slow Bright Hungry Restless Velvet Honest
+    Curious Lonely Grand Midnight Early Strange Tender Rapid Crooked Sunlit Patient Bold Salty
+    """
+)
 
-FORMATS = "Documentary Stories Diaries Guide Sessions Club Hour Notebook".split()
+FORMATS = _words("Documentary Stories Diaries Guide Sessions Club Hour Notebook")
 
 _OPENINGS = (
     "A {mood} look at {first} and {second}",
@@ -63,10 +103,10 @@ _OPENINGS = (
     "For those who love {first} more than {second}, a {mood} hour",
 )
 
-_NAME_STARTS = "Mar Tel Or Bel Kas Lin Ves Dor Sam Ira Jun Fen Hal Nor Pel Riv Sol Tam Ul Wen".split()
-_NAME_MIDDLES = "a e i o u an en il or ar".split()
-_NAME_ENDS = "do va sen rik lia mond tis dra kov net ley bre ta ros nen".split()
-_STUDIO_KINDS = "Studio Media Press House Works Collective".split()
+_NAME_STARTS = _words("Mar Tel Or Bel Kas Lin Ves Dor Sam Ira Jun Fen Hal Nor Pel Riv Sol Tam Wen")
+_NAME_MIDDLES = _words("a e i o u an en il or ar")
+_NAME_ENDS = _words("do va sen rik lia mond tis dra kov net ley bre ta ros nen")
+_STUDIO_KINDS = _words("Studio Media Press House Works Collective")
 
 _MOODS_OF_A_CREATOR = 5
 
@@ -99,7 +139,7 @@ class Writer:
     def item_texts(
         self, items: Indices, *, creators: Indices, category: Indices, second_category: Indices
     ) -> list[ItemText]:
-        """The texts of `items`; all arguments are int64[n], `second_category` is -1 where there is none."""
+        """The texts of `items`. Arrays are int64[n]; `second_category` is -1 where there is none."""
         names = self.creator_names(creators)
         other = np.where(second_category < 0, category, second_category)
         picks = zip(

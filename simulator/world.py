@@ -39,9 +39,9 @@ class PageFeedback:
 class World:
     """Answers who would click what, and generates the log of what was clicked.
 
-    Users and items are numbered from 0 in the order of their arrival. Everything about them is a function of the
-    configuration and the number, so nothing depends on what was asked before, and nothing grows with a large catalogue
-    but the table of its creators.
+    Users and items are numbered from 0 in the order of their arrival. Everything about them is a
+    function of the configuration and the number, so nothing depends on what was asked before, and
+    nothing grows with a large catalogue but the table of its creators.
 
     Every method that takes indices raises `UnknownEntity` for one that is out of range.
     """
@@ -87,9 +87,10 @@ class World:
         time_ms: int | Indices,
         positions: int | Indices = 0,
     ) -> Floats:
-        """float64[n]: the probability that each user clicks the item beside it, shown at a position (0 is the top).
+        """float64[n]: the probability that each user clicks the item beside it.
 
-        Each argument is int64[n], or one number that holds for all. Zero before an item is published.
+        `positions` are those on the page, 0 is the top. Each argument is int64[n], or one number
+        that holds for all. The result is zero before an item is published.
         """
         pairs = self._pair(user_indices, item_indices, time_ms)
         appeal = self._clicks.appeal(pairs.viewers, pairs.rows, pairs.items)
@@ -115,7 +116,8 @@ class World:
     def best_items(self, user: int, time_ms: int, k: int) -> Indices:
         """int64[<= k]: the published items that the user would most likely click, best first.
 
-        No recommender can do better on average. Scans the whole catalogue in blocks: about a second a million items.
+        No recommender can do better on average. Scans the whole catalogue in blocks: about a second
+        a million items.
         """
         best, scores = np.empty(0, dtype=np.int64), np.empty(0)
         published = min(self.published_by(time_ms) + 1, self.config.items)
@@ -132,7 +134,7 @@ class World:
         return int(self._catalogue.published_by(np.array([time_ms]))[0])
 
     def blocks(self) -> Iterator[Impressions]:
-        """The log of the world, in blocks that follow each other in time; the same on every call."""
+        """The log of the world, in blocks that follow each other in time; always the same."""
         policy = LoggingPolicy(self.config.exposure, self._catalogue, self._clicks)
         return EventLog(self.config, self._population, policy, self._clicks).blocks()
 
@@ -152,9 +154,7 @@ class World:
         """int64[n]: the inverse of `user_ids`. Raises `UnknownEntity`."""
         return _indices("user", ids, self.config.users)
 
-    def _pair(
-        self, users: int | Indices, items: int | Indices, time_ms: int | Indices
-    ) -> _Pairs:
+    def _pair(self, users: int | Indices, items: int | Indices, time_ms: int | Indices) -> _Pairs:
         user, item, time = np.broadcast_arrays(*(np.atleast_1d(a) for a in (users, items, time_ms)))
         moments, rows = np.unique(np.stack([user, time], axis=1), axis=0, return_inverse=True)
         seen_by = _checked("user", moments[:, 0], self.config.users)
