@@ -34,11 +34,11 @@ class TwoTowerConfig(_Section):
 
     dim: Annotated[int, Field(ge=4, le=512)] = 64
     history_length: Annotated[int, Field(ge=1, le=512)] = 50
-    epochs: Positive = 10
+    epochs: Positive = 6
     batch_size: Positive = 1024
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    learning_rate: Annotated[float, Field(gt=0)] = 0.2  # Adagrad
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    temperature: Annotated[float, Field(gt=0)] = 0.1
+    temperature: Annotated[float, Field(gt=0)] = 0.07
 
 
 class RetrievalConfig(_Section):
@@ -50,7 +50,9 @@ class RetrievalConfig(_Section):
     quotas: dict[str, Positive] = Field(default_factory=lambda: {"two_tower": 800, "popular": 400})
     exact_below: Annotated[int, Field(ge=0)] = 20_000  # items a shard; below, search is exact
     recall_target: Annotated[float, Field(gt=0, le=1)] = 0.97
-    popularity_half_life_days: Annotated[float, Field(gt=0)] = 30.0
+    # Age at which an interaction counts half, for popularity and for training examples. Unset: a
+    # twentieth of the time that the training data spans.
+    half_life_days: Annotated[float, Field(gt=0)] | None = None
     two_tower: TwoTowerConfig = TwoTowerConfig()
 
 

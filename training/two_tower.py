@@ -1,0 +1,333 @@
+"""The two-tower model in TF-Recommenders, and its export to plain arrays.
+
+The item tower is a sum of an id embedding, the means of the item's token embeddings a feature, and
+a projection of its numbers; id dropout makes the content carry an item alone, so an item that
+nobody clicked gets a useful vector, too (DropoutNet: Volkovs et al., NeurIPS 2017). The user tower
+is `retrieval_svc.encoder`. Both are unit length; the loss is a sampled softmax over in-batch and
+uniform negatives with log-Q correction (Yi et al., RecSys 2019; Yang et al., WWW 2020).
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # before TensorFlow is imported anywhere
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from retrieval_svc.encoder import TowerWeights, UserEncoder, moment_features, user_columns
+from shortlist.config import TwoTowerConfig
+from shortlist.errors import ArtifactRefused
+from shortlist.features import Encoded
+from training.dataset import Dataset
+from training.encoding import Encoders, context_columns, entity_columns, fit_encoders
+from training.sequences import UserSequences
+
+__all__ = ["TwoTower", "train_two_tower"]
+
+Floats = npt.NDArray[np.float32]
+Progress = Callable[[str, int, int], None]
+
+_TOKEN_DIM = 16  # of user and context tokens
+_UNIFORM_NEGATIVES = 2048
+_NO_HISTORY = 0.1  # share of examples trained as if the user were new
+_HIDDEN = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwoTower:
+    """A trained model as arrays."""
+
+    item_vectors: Floats  # float32 [n_items, dim], unit length, rows of Dataset.items
+    encoder: UserEncoder
+    losses: tuple[float, ...]  # mean training loss of each epoch
+
+
+def train_two_tower(
+    dataset: Dataset,
+    rows: npt.NDArray[np.int64],
+    config: TwoTowerConfig,
+    *,
+    recency_half_life_ms: float | None,
+    seed: int = 0,
+    progress: Progress = lambda *_: None,
+) -> TwoTower:
+    """Train on the positive interactions among `rows`.
+
+    `recency_half_life_ms` halves an example's weight for each such span of age; None = all alike.
+    Raises `ArtifactRefused` when there is nothing to learn from or training diverged.
+    """
+    rows = rows[dataset.events.weight[rows] > 0]
+    if len(rows) == 0:
+        raise ArtifactRefused("no positive interaction to train the two-tower model on")
+    tf.keras.utils.set_random_seed(seed)
+    examples = _Examples(dataset, rows, config, recency_half_life_ms, seed)
+    model = _TwoTowerModel(examples, config, seed)
+    model.compile(optimizer=tf.keras.optimizers.legacy.Adagrad(config.learning_rate))
+    losses = [
+        _run_epoch(model, examples, epoch, config.epochs, progress)
+        for epoch in range(config.epochs)
+    ]
+    return model.export(losses)
+
+
+def _run_epoch(
+    model: _TwoTowerModel, examples: _Examples, epoch: int, epochs: int, progress: Progress
+) -> float:
+    losses = []
+    for step, batch in enumerate(examples.batches(epoch)):
+        losses.append(model.train_step(batch)["loss"])
+        if step % 10 == 0:
+            progress("two-tower", epoch * examples.steps + step, epochs * examples.steps)
+    loss = float(np.mean([float(value) for value in losses]))
+    if not np.isfinite(loss):
+        raise ArtifactRefused(f"two-tower training diverged in epoch {epoch}: loss {loss}")
+    progress("two-tower", (epoch + 1) * examples.steps, epochs * examples.steps)
+    return loss
+
+
+class _Examples:
+    """Training rows and everything that is looked up for them."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: npt.NDArray[np.int64],
+        config: TwoTowerConfig,
+        recency_half_life_ms: float | None,
+        seed: int,
+    ) -> None:
+        events = dataset.events
+        self.dataset = dataset
+        self.encoders: Encoders = fit_encoders(dataset, rows)
+        self.items: Encoded = self.encoders.item.encode(
+            entity_columns(dataset.items, dataset.schema.item_features), dataset.n_items
+        )
+        self._users = self.encoders.user.encode(
+            entity_columns(dataset.users, dataset.schema.user_features), dataset.n_users
+        )
+        self._contexts = self.encoders.context.encode(context_columns(dataset, rows), len(rows))
+        self.sequences = UserSequences(
+            events.user[rows], ordered=dataset.has_time, length=config.history_length
+        )
+        self._user, self._item = events.user[rows], events.item[rows]
+        self._event_weight, self._time = events.weight[rows], events.time_ms[rows]
+        self._example_weight = _recency(self._time, recency_half_life_ms) * self._event_weight
+        self._example_weight /= self._example_weight.mean()
+        self._batch = min(config.batch_size, len(rows))
+        self._seed = seed
+        self.clicks = np.bincount(self._item, minlength=dataset.n_items)
+        self.steps = len(rows) // self._batch
+
+    def batches(self, epoch: int) -> Iterator[dict[str, tf.Tensor]]:
+        """One epoch in random order; a last batch that is not full is left out."""
+        rng = np.random.default_rng((self._seed, epoch))
+        self.sequences.shuffle(rng)
+        order = rng.permutation(len(self._item))
+        for step in range(self.steps):
+            chosen = order[step * self._batch : (step + 1) * self._batch]
+            yield {name: tf.constant(array) for name, array in self._take(chosen, rng).items()}
+
+    def _take(
+        self, chosen: npt.NDArray[np.int64], rng: np.random.Generator
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        before = self.sequences.before(chosen)
+        before[rng.random(len(chosen)) < _NO_HISTORY] = -1
+        present = before >= 0
+        users, size = self._user[chosen], present.sum(axis=1).astype(np.float32)
+        return {
+            "history": np.where(present, self._item[before], 0).astype(np.int32),
+            "history_weight": np.where(present, self._event_weight[before], 0).astype(np.float32),
+            "user_tokens": self._users.tokens[users],
+            "user_token_weights": self._users.weights[users],
+            "context_tokens": self._contexts.tokens[chosen],
+            "context_token_weights": self._contexts.weights[chosen],
+            "numeric": np.concatenate(
+                [
+                    self._users.numeric[users],
+                    self._contexts.numeric[chosen],
+                    moment_features(self._time[chosen], self.dataset.has_time, size),
+                ],
+                axis=1,
+            ),
+            "item": self._item[chosen].astype(np.int32),
+            "weight": self._example_weight[chosen].astype(np.float32),
+        }
+
+    def sampling_probability(self) -> Floats:
+        """How likely each item is among the candidates of a step, per drawn candidate."""
+        uniform = min(_UNIFORM_NEGATIVES, self.dataset.n_items)
+        in_batch = self.clicks / self.clicks.sum() * self._batch
+        mixed = (in_batch + uniform / self.dataset.n_items) / (self._batch + uniform)
+        return mixed.astype(np.float32)
+
+
+def _recency(times_ms: npt.NDArray[np.int64], half_life_ms: float | None) -> Floats:
+    if half_life_ms is None:
+        return np.ones(len(times_ms), np.float32)
+    age = (times_ms.max() - times_ms) / half_life_ms
+    # Old examples keep a little weight, so that the items of long ago still have a place.
+    return np.maximum(0.5**age, 0.02).astype(np.float32)
+
+
+class _TwoTowerModel(tfrs.Model):
+    """Both towers in TensorFlow; `users` computes what `UserEncoder.encode` computes."""
+
+    def __init__(self, examples: _Examples, config: TwoTowerConfig, seed: int) -> None:
+        super().__init__()
+        self._examples, self._config = examples, config
+        self._make_item_variables(examples, config.dim)
+        self._make_user_variables(examples, config)
+        self._random = tf.random.Generator.from_seed(seed)
+        self._task = tfrs.tasks.Retrieval(
+            loss=tf.keras.losses.CategoricalCrossentropy(from_logits=True, reduction="sum"),
+            temperature=config.temperature,
+            remove_accidental_hits=True,
+        )
+        self._probability = tf.constant(examples.sampling_probability())
+
+    def _make_item_variables(self, examples: _Examples, dim: int) -> None:
+        small = tf.random_normal_initializer(stddev=dim**-0.5)
+        encoder, items = examples.encoders.item, examples.items
+        self._ids = self.add_weight(
+            name="ids", shape=(len(examples.clicks), dim), initializer=small
+        )
+        self._item_tokens = self.add_weight(
+            name="item_tokens", shape=(encoder.vocabulary_size, dim), initializer=small
+        )
+        self._item_numeric = self.add_weight(
+            name="item_numeric", shape=(items.numeric.shape[1], dim), initializer="zeros"
+        )
+        self._tokens, self._token_weights = tf.constant(items.tokens), tf.constant(items.weights)
+        self._numbers = tf.constant(items.numeric)
+        # An item that was never clicked has no id embedding, only content.
+        self._clicked = tf.constant((examples.clicks > 0).astype(np.float32)[:, None])
+
+    def _make_user_variables(self, examples: _Examples, config: TwoTowerConfig) -> None:
+        dim, encoders = config.dim, examples.encoders
+        small = tf.random_normal_initializer(stddev=dim**-0.5)
+        tiny = tf.random_normal_initializer(stddev=0.01)
+        width = 2 * _TOKEN_DIM + user_columns(encoders.user, encoders.context)
+
+        def weight(name: str, shape: tuple[int, ...], initializer: object) -> tf.Variable:
+            return self.add_weight(name=name, shape=shape, initializer=initializer)
+
+        newest_first = np.linspace(-2, 0, config.history_length)
+        self._user_weights = {
+            "position": weight(
+                "position", (config.history_length,), tf.constant_initializer(newest_first)
+            ),
+            "user_tokens": weight(
+                "user_tokens", (encoders.user.vocabulary_size, _TOKEN_DIM), small
+            ),
+            "context_tokens": weight(
+                "context_tokens", (encoders.context.vocabulary_size, _TOKEN_DIM), small
+            ),
+            "history_map": weight("history_map", (dim, dim), "identity"),
+            "feature_map": weight("feature_map", (width, dim), tiny),
+            "bias": weight("bias", (dim,), small),
+            "hidden_map": weight("hidden_map", (2 * dim + width, _HIDDEN), "glorot_uniform"),
+            "hidden_bias": weight("hidden_bias", (_HIDDEN,), "zeros"),
+            "output_map": weight("output_map", (_HIDDEN, dim), tiny),
+            "output_bias": weight("output_bias", (dim,), "zeros"),
+        }
+
+    def items(self, rows: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """Unit vectors [n, dim] of item rows [n]."""
+        own = tf.gather(self._ids, rows) * tf.gather(self._clicked, rows)
+        if training:
+            kept = self._random.uniform((tf.shape(rows)[0], 1)) >= self._config.id_dropout
+            own *= tf.cast(kept, tf.float32)
+        tokens = tf.gather(self._item_tokens, tf.gather(self._tokens, rows))
+        content = tf.reduce_sum(tokens * tf.gather(self._token_weights, rows)[..., None], axis=1)
+        numbers = tf.matmul(tf.gather(self._numbers, rows), self._item_numeric)
+        return tf.nn.l2_normalize(own + content + numbers, axis=-1)
+
+    def users(self, batch: dict[str, tf.Tensor], history_vectors: tf.Tensor) -> tf.Tensor:
+        """Unit vectors [n, dim]; `history_vectors` is [n, history_length, dim], newest last."""
+        w = self._user_weights
+        strength = tf.exp(w["position"])[None] * batch["history_weight"]
+        total = tf.reduce_sum(strength, axis=1, keepdims=True)
+        pooled = tf.math.divide_no_nan(
+            tf.reduce_sum(history_vectors * strength[..., None], axis=1), total
+        )
+        newest = history_vectors[:, -1] * tf.cast(batch["history_weight"][:, -1:] > 0, tf.float32)
+        x = tf.concat(
+            [
+                _embed(w["user_tokens"], batch["user_tokens"], batch["user_token_weights"]),
+                _embed(
+                    w["context_tokens"], batch["context_tokens"], batch["context_token_weights"]
+                ),
+                batch["numeric"],
+            ],
+            axis=1,
+        )
+        hidden = tf.nn.relu(
+            tf.concat([pooled, newest, x], axis=1) @ w["hidden_map"] + w["hidden_bias"]
+        )
+        return tf.nn.l2_normalize(
+            pooled @ w["history_map"]
+            + x @ w["feature_map"]
+            + w["bias"]
+            + hidden @ w["output_map"]
+            + w["output_bias"],
+            axis=-1,
+        )
+
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """Mean weighted loss of a batch."""
+        count = len(self._examples.clicks)
+        negatives = self._random.uniform((min(_UNIFORM_NEGATIVES, count),), 0, count, tf.int32)
+        history, candidates = inputs["history"], tf.concat([inputs["item"], negatives], axis=0)
+        # Each item that the step needs goes through the tower once.
+        rows, place = tf.unique(tf.concat([tf.reshape(history, [-1]), candidates], axis=0))
+        vectors = tf.gather(self.items(rows, training=training), place)
+        in_history = tf.size(history)
+        shape = tf.concat([tf.shape(history), [self._config.dim]], axis=0)
+        loss = self._task(
+            self.users(inputs, tf.reshape(vectors[:in_history], shape)),
+            vectors[in_history:],
+            sample_weight=inputs["weight"],
+            candidate_sampling_probability=tf.gather(self._probability, candidates),
+            candidate_ids=candidates,
+            compute_metrics=False,
+        )
+        return loss / tf.cast(tf.shape(history)[0], tf.float32)
+
+    @tf.function(reduce_retracing=True)
+    def train_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One optimiser step; `tfrs.Model.train_step`, compiled."""
+        return super().train_step(inputs)
+
+    def export(self, losses: list[float]) -> TwoTower:
+        """Arrays of both towers. Raises `ArtifactRefused` when a number is not finite."""
+        examples, count = self._examples, len(self._examples.clicks)
+        blocks = [
+            self.items(tf.range(start, min(start + 65_536, count)), training=False).numpy()
+            for start in range(0, count, 65_536)
+        ]
+        vectors = np.concatenate(blocks)
+        if not np.isfinite(vectors).all():
+            raise ArtifactRefused("item vectors hold NaN or Inf after training")
+        encoder = UserEncoder(
+            keys=examples.dataset.item_keys,
+            vectors=vectors,
+            user=examples.encoders.user,
+            context=examples.encoders.context,
+            weights=TowerWeights(
+                **{name: value.numpy() for name, value in self._user_weights.items()}
+            ),
+            has_time=examples.dataset.has_time,
+        )
+        return TwoTower(item_vectors=vectors, encoder=encoder, losses=tuple(losses))
+
+
+def _embed(table: tf.Tensor, tokens: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.gather(table, tokens) * weights[..., None], axis=1)
