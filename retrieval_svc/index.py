@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval_svc.brute_force import BruteForceIndex, Floats, Hits, Index
-from retrieval_svc.scann_import import ScannUnavailable
-from retrieval_svc.scann_index import ScannIndex
+from retrieval_svc.scann_index import ScannIndex, ScannUnavailable
 from retrieval_svc.scann_tuning import build_scann
 from shortlist.errors import ArtifactRefused
 

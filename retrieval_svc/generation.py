@@ -1,0 +1,174 @@
+"""One version of one slice, loaded: items, user tower, index and sources of one artifact (I1)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retrieval_svc.brute_force import Floats
+from retrieval_svc.encoder import UserEncoder
+from retrieval_svc.index import load_index
+from retrieval_svc.item_table import ItemTable
+from retrieval_svc.rows import NO_ROWS, Keys, Rows, rows_of
+from retrieval_svc.slice_files import (
+    RetrievalMeta,
+    load_keys,
+    load_popularity,
+    load_vectors,
+    slice_folder,
+)
+from retrieval_svc.sources.base import Source, SourceQuery
+from retrieval_svc.sources.popular import PopularSource
+from retrieval_svc.sources.two_tower import Encoder, TwoTowerSource
+from shortlist.artifacts import Artifact
+from shortlist.errors import ArtifactRefused
+from shortlist.ids import shard_of
+from shortlist.tiers import (
+    History,
+    ItemCards,
+    RetrievedSlice,
+    RetrieveQuery,
+    SourceCandidates,
+    StageFailure,
+    UserContext,
+)
+
+__all__ = ["Generation"]
+
+_WARM_UP_K = 1000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Everything that one shard needs to answer with one version. Immutable; any thread may ask."""
+
+    version: str
+    shard: int
+    shards: int
+    items_total: int  # over all shards
+    watermark_ms: int  # newest event that the version was trained on
+    keys: Keys  # uint64 [n], ascending
+    vectors: Floats  # float32 [n, dim], unit length
+    items: ItemTable
+    sources: Mapping[str, Source]
+
+    @classmethod
+    def open(
+        cls,
+        artifact: Artifact,
+        shard: int,
+        open_encoder: Callable[[Path], Encoder] = UserEncoder.open,
+    ) -> Generation:
+        """Load one slice of a verified artifact and ask each source once.
+
+        Raises:
+            ArtifactCorrupt: files do not fit together.
+            ArtifactRefused: NaN, vectors not of unit length, a source that cannot answer, no such
+                shard, an unknown source.
+        """
+        meta = RetrievalMeta.of(artifact)
+        if not 0 <= shard < meta.shards:
+            raise ArtifactRefused(f"{artifact.version} has {meta.shards} shards, no shard {shard}")
+        folder = slice_folder(artifact.path, shard)
+        keys = load_keys(folder / "keys.npy", meta, shard)
+        vectors = load_vectors(folder / "vectors.npy", (len(keys), meta.dim))
+
+        def open_source(name: str) -> Source:
+            if name == TwoTowerSource.name:
+                encoder = open_encoder(artifact.path / "tower")
+                return TwoTowerSource(encoder, load_index(folder / "index", vectors))
+            if name == PopularSource.name:
+                return PopularSource(load_popularity(folder / "popularity.npy", len(keys)))
+            raise ArtifactRefused(f"{artifact.path}: its manifest names a source {name!r}")
+
+        generation = cls(
+            version=artifact.version,
+            shard=shard,
+            shards=meta.shards,
+            items_total=meta.items_total,
+            watermark_ms=meta.watermark_ms,
+            keys=keys,
+            vectors=vectors,
+            items=ItemTable.open(folder / "items.parquet", keys, meta.item_features),
+            sources={name: open_source(name) for name in meta.sources},
+        )
+        generation._warm_up()
+        return generation
+
+    def retrieve(self, query: RetrieveQuery) -> RetrievedSlice:
+        """Ask the sources that have a quota. One that fails is reported; the others answer."""
+        started = time.perf_counter()
+        question = SourceQuery(user=query.user, exclude=self._own_rows(query.exclude))
+        answers: list[SourceCandidates] = []
+        failures: list[StageFailure] = []
+        for name, k in query.quotas.items():
+            try:
+                answers.append(self._ask(name, question, k))
+            except Exception as error:
+                _log.exception("request %s: source %s failed", query.request_id, name)
+                failures.append(_failure(name, error))
+        return RetrievedSlice(
+            shard=self.shard,
+            shards=self.shards,
+            index_version=self.version,
+            sources=tuple(answers),
+            items_searched=len(self.keys) if answers else 0,
+            dropped={"excluded": len(question.exclude)} if len(question.exclude) else {},
+            failures=tuple(failures),
+            unknown=self._count_unknown(query.check),
+            duration_us=int((time.perf_counter() - started) * 1e6),
+        )
+
+    def describe(self, keys: Keys, fields: tuple[str, ...]) -> ItemCards:
+        """Cards of the items of `keys` that are here. Raises `InvalidField` for unknown fields."""
+        rows, known = rows_of(self.keys, keys)
+        rows = rows[known]
+        columns = self.items.cards(rows, fields)
+        return ItemCards(
+            index_version=self.version,
+            keys=self.keys[rows],
+            ids=columns.ids,
+            titles=columns.titles,
+            vectors=self.vectors[rows],
+            groups=columns.groups,
+            attributes=columns.attributes,
+        )
+
+    def _ask(self, name: str, question: SourceQuery, k: int) -> SourceCandidates:
+        if name not in self.sources:
+            raise LookupError(f"version {self.version} has no source {name!r}")
+        rows, scores = self.sources[name].propose(question, k)
+        return SourceCandidates(source=name, keys=self.keys[rows], scores=scores)
+
+    def _own_rows(self, keys: Keys) -> Rows:
+        rows, known = rows_of(self.keys, keys)
+        return np.unique(rows[known])
+
+    def _count_unknown(self, keys: Keys) -> int:
+        _, known = rows_of(self.keys, keys)
+        return int(np.count_nonzero(~known & (shard_of(keys, self.shards) == self.shard)))
+
+    def _warm_up(self) -> None:
+        user = UserContext(user_key=0, history=History.empty(), time_ms=self.watermark_ms)
+        question = SourceQuery(user=user, exclude=NO_ROWS)
+        for name in self.sources:
+            try:
+                self._ask(name, question, _WARM_UP_K)
+            except Exception as error:
+                raise ArtifactRefused(
+                    f"{self.version}, shard {self.shard}: source {name} cannot answer: {error}"
+                ) from error
+
+
+def _failure(source: str, error: Exception) -> StageFailure:
+    # The text of a foreign error may hold anything; it is in the log.
+    return StageFailure(
+        stage=f"source/{source}", reason="SOURCE_FAILED", detail=type(error).__name__
+    )
