@@ -1,0 +1,350 @@
+"""One way to run a gRPC server, used by all three services.
+
+    server = Server(ServerOptions(port=7001))
+    add_RetrievalServicer_to_server(servicer, server)
+    port = await server.start()
+    await server.serve_until_stopped()
+
+Handlers are coroutines that raise `ShortlistError`; they never touch status codes. What they raise
+becomes a status in one place, `status_of`. The wrapping is done once, when a servicer is added,
+where an interceptor would do it again for each call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn, cast
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_status import rpc_status
+
+from shortlist import telemetry
+from shortlist.errors import InvalidField, InvalidRequest, ShortlistError, TierUnavailable
+
+__all__ = ["CannotListen", "Overloaded", "Server", "ServerOptions", "remaining_ms", "status_of"]
+
+_logger = logging.getLogger(__name__)
+
+# The published type stubs of gRPC know only handlers of threaded servers.
+Handler = Any  # a grpc.RpcMethodHandler whose behaviours are coroutines
+_health_aio = cast(Any, health).aio
+_reflection_aio = cast(Any, reflection).aio
+
+_REQUEST_ID_HEADER = "x-request-id"
+_MAX_REQUEST_ID_BYTES = 128
+_WATCHERS_GRACE_S = 0.05  # for health watchers to hear NOT_SERVING before their stream ends
+
+# Answered however busy the process is: probes and operators must get through.
+_ALWAYS_ADMITTED = (
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1alpha.ServerReflection",
+    "shortlist.v1.Admin",
+)
+
+# gRPC clients take 8 kB of trailers, where a status and its details travel (base64).
+_MAX_MESSAGE_BYTES = 512
+_MAX_VIOLATIONS = 8
+_MAX_FIELD_BYTES = 128
+_MAX_DESCRIPTION_BYTES = 256
+
+
+class CannotListen(ShortlistError):
+    """The address is in use, not allowed, or not of this machine."""
+
+
+class Overloaded(TierUnavailable):
+    """More requests are running than this process takes; another replica may be free."""
+
+    status_name = "RESOURCE_EXHAUSTED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Where to listen, and the limits."""
+
+    host: str = "127.0.0.1"
+    port: int = 0  # 0 = any free one
+    max_message_bytes: int = 16 * 1024 * 1024
+    max_concurrency: int = 256  # requests running at once; the next one is refused
+    drain_s: float = 5.0  # running requests get this long after SIGTERM
+
+
+class Server:
+    """A gRPC server with health, reflection, limits, error translation and graceful drain.
+
+    It takes the place of a `grpc.aio.Server` in the generated `add_*Servicer_to_server`.
+    """
+
+    def __init__(self, options: ServerOptions) -> None:
+        self._options = options
+        self._guard = _Guard(options.max_concurrency)
+        self._services: dict[str, dict[str, Handler]] = {}
+        self._health = _health_aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Generated code calls this too; `add_registered_method_handlers` carries the same."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Called by generated code, before `start`."""
+        self._services[service] = {
+            method: self._guard.wrap(service, method, handler)
+            for method, handler in handlers.items()
+        }
+
+    async def start(self) -> int:
+        """Listen, and report SERVING; returns the port. Raises `CannotListen`."""
+        self._add_reflection()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
+        self._server = grpc.aio.server(options=self._channel_options())
+        for service, handlers in self._services.items():
+            self._server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(service, handlers),)
+            )
+        port = self._listen(self._server)
+        await self._server.start()
+        for service in self._services:
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def serve_until_stopped(self) -> None:
+        """Return after SIGTERM or SIGINT, when running requests are answered."""
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        try:
+            await stopped.wait()
+            await self.stop()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def stop(self) -> None:
+        """Report NOT_SERVING, take no new calls, and let running ones end within `drain_s`."""
+        if self._server is None:
+            return
+        await self._health.enter_graceful_shutdown()
+        draining = asyncio.ensure_future(self._server.stop(self._options.drain_s))
+        await asyncio.sleep(_WATCHERS_GRACE_S)
+        self._guard.end_streams()
+        await draining
+
+    def _add_reflection(self) -> None:
+        names = [*self._services, reflection.SERVICE_NAME, health.SERVICE_NAME]
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            _reflection_aio.ReflectionServicer(service_names=names), self
+        )
+
+    def _channel_options(self) -> list[tuple[str, int]]:
+        return [
+            # Otherwise a second process could take half of the connections to this port.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", self._options.max_message_bytes),
+            ("grpc.max_send_message_length", self._options.max_message_bytes),
+        ]
+
+    def _listen(self, server: grpc.aio.Server) -> int:
+        host = self._options.host
+        address = f"{f'[{host}]' if ':' in host else host}:{self._options.port}"
+        try:
+            return server.add_insecure_port(address)
+        except RuntimeError:
+            raise CannotListen(
+                f"cannot listen on {address}: in use by another process, or not permitted"
+            ) from None
+
+
+def remaining_ms(context: grpc.aio.ServicerContext) -> float | None:
+    """What is left of the call's deadline; None if the caller set none."""
+    seconds = context.time_remaining()
+    return None if seconds is None else seconds * 1000
+
+
+def status_of(error: Exception, method: str, request_id: str) -> status_pb2.Status:
+    """The whole table from exceptions to gRPC statuses.
+
+    `ShortlistError` brings its own status and text. Any other text stays in the log: it was not
+    written for users and may hold their data.
+    """
+    if isinstance(error, ShortlistError):
+        status = _status(error.status_name, str(error))
+    elif isinstance(error, NotImplementedError):  # from the generated base class of a servicer
+        status = _status("UNIMPLEMENTED", f"{method} is not served by this version")
+    else:
+        status = _status("INTERNAL", f"internal error, request {request_id}")
+    if isinstance(error, InvalidRequest):
+        status.details.add().Pack(_bad_request(error))
+    status.details.add().Pack(error_details_pb2.RequestInfo(request_id=request_id))
+    return status
+
+
+def _status(name: str, message: str) -> status_pb2.Status:
+    return status_pb2.Status(
+        code=grpc.StatusCode[name].value[0], message=_shorten(message, _MAX_MESSAGE_BYTES)
+    )
+
+
+def _bad_request(error: InvalidRequest) -> error_details_pb2.BadRequest:
+    violation = error_details_pb2.BadRequest.FieldViolation
+    return error_details_pb2.BadRequest(
+        field_violations=[
+            violation(
+                field=_shorten(field, _MAX_FIELD_BYTES),
+                description=_shorten(description, _MAX_DESCRIPTION_BYTES),
+            )
+            for field, description in error.violations[:_MAX_VIOLATIONS]
+        ]
+    )
+
+
+def _shorten(text: str, most: int) -> str:
+    return text.encode(errors="replace")[:most].decode(errors="ignore")
+
+
+class _Guard:
+    """Stands around every handler: admission, parsing, request id, errors.
+
+    Handlers behind it see and return messages; gRPC sees bytes. So a message that cannot be parsed
+    and an answer that cannot be serialised are translated like every other error.
+    """
+
+    def __init__(self, max_concurrency: int) -> None:
+        self._max_concurrency = max_concurrency
+        self._running = 0
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._draining = False
+
+    def wrap(self, service: str, method: str, handler: Handler) -> Handler:
+        name = f"{service}/{method}"
+        if handler.unary_unary:
+            limited = service not in _ALWAYS_ADMITTED
+            return grpc.unary_unary_rpc_method_handler(self._unary(name, handler, limited))
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(
+                self._unary_stream(name, handler), response_serializer=handler.response_serializer
+            )
+        return grpc.stream_stream_rpc_method_handler(
+            self._stream_stream(name, handler), response_serializer=handler.response_serializer
+        )
+
+    def end_streams(self) -> None:
+        """Streams may live for days (health watchers): end them instead of waiting."""
+        self._draining = True
+        for task in self._streams:
+            task.cancel()
+
+    def _unary(self, name: str, handler: Handler, limited: bool) -> Callable[..., Any]:
+        async def call(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            _begin(context)
+            try:
+                # Counted here, when the message has arrived: half-sent calls take no place.
+                with self._admitted(limited):
+                    request = _parse(handler, data)
+                    _adopt_id(request)
+                    return handler.response_serializer(await handler.unary_unary(request, context))
+            except Exception as error:
+                return await _abort(context, error, name)
+
+        return call
+
+    def _unary_stream(self, name: str, handler: Handler) -> Callable[..., Any]:
+        async def call(data: bytes, context: grpc.aio.ServicerContext) -> None:
+            async with self._stream(name, context):
+                await _send(handler.unary_stream(_parse(handler, data), context), context)
+
+        return call
+
+    def _stream_stream(self, name: str, handler: Handler) -> Callable[..., Any]:
+        async def call(data: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+            async with self._stream(name, context):
+                await _send(handler.stream_stream(_parsed(handler, data), context), context)
+
+        return call
+
+    @contextmanager
+    def _admitted(self, limited: bool) -> Iterator[None]:
+        if limited and self._running >= self._max_concurrency:
+            raise Overloaded(f"{self._running} requests are running, this process takes no more")
+        self._running += limited
+        try:
+            yield
+        finally:
+            self._running -= limited
+
+    @asynccontextmanager
+    async def _stream(self, name: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        _begin(context)
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._draining:
+                raise
+            await _abort(context, TierUnavailable("this process is shutting down"), name)
+        except Exception as error:
+            await _abort(context, error, name)
+        finally:
+            self._streams.discard(task)
+
+
+def _begin(context: grpc.aio.ServicerContext) -> None:
+    """Give the call an id: the caller's, or a new one. Each call runs in its own context."""
+    sent = dict(context.invocation_metadata() or ()).get(_REQUEST_ID_HEADER, "")
+    telemetry.request_id.set(sent if _is_request_id(sent) else uuid.uuid4().hex)
+
+
+def _adopt_id(request: Any) -> None:
+    """The id in a request wins over the one in the metadata."""
+    sent = getattr(request, "request_id", "")
+    if _is_request_id(sent):
+        telemetry.request_id.set(sent)
+
+
+def _is_request_id(text: str) -> bool:
+    return 0 < len(text.encode()) <= _MAX_REQUEST_ID_BYTES
+
+
+def _parse(handler: Handler, data: bytes) -> Any:
+    try:
+        return handler.request_deserializer(data)
+    except Exception:
+        raise InvalidField("request", "is not a message of this call's type") from None
+
+
+async def _parsed(handler: Handler, data: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for one in data:
+        yield _parse(handler, one)
+
+
+async def _send(answers: Any, context: grpc.aio.ServicerContext) -> None:
+    """A streaming handler either yields its answers, or writes them to the context itself."""
+    if isinstance(answers, AsyncIterator):
+        async for answer in answers:
+            await context.write(answer)
+    else:
+        await answers
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: Exception, method: str) -> NoReturn:
+    if isinstance(error, grpc.aio.AbortError):  # a servicer of gRPC's own chose its status
+        raise error
+    request_id = telemetry.request_id.get()
+    if isinstance(error, ShortlistError | NotImplementedError):
+        _logger.debug("%s: %s", method, error)
+    else:
+        _logger.error("%s failed", method, exc_info=error)
+    status = rpc_status.to_status(status_of(error, method, request_id))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+    raise AssertionError("abort always raises")
