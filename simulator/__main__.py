@@ -24,7 +24,7 @@ from simulator.world import World
 _DEFAULTS = WorldConfig()
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--users", default=_DEFAULTS.users, help="Number of users; nearly half join on the way."
@@ -63,10 +63,9 @@ def main(
     these, on popularity and on the position on the page.
 
     \b
-    A small world to try things out:   python -m simulator world --users 300 --items 1000 --events
-    10000 A large one:                       python -m simulator big --items 10000000 --users
-    1000000 \\
-                                           --events 5000000 --format parquet
+    A small world to try things out, and a large one:
+        python -m simulator world --users 300 --items 1000 --events 10000
+        python -m simulator big --users 1000000 --items 10000000 --events 5000000 --format parquet
     """
     console = Console(stderr=True)
     try:
@@ -81,7 +80,8 @@ def main(
         raise click.ClickException(str(error)) from None
     console.print(
         f"[bold]{written.events:,}[/] events of {written.users:,} users on {written.items:,} items;"
-        f" schema in {written.schema}"
+        f" schema in {written.schema}",
+        soft_wrap=True,
     )
 
 

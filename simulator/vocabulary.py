@@ -139,7 +139,7 @@ class Writer:
     def item_texts(
         self, items: Indices, *, creators: Indices, category: Indices, second_category: Indices
     ) -> list[ItemText]:
-        """The texts of `items`. Arrays are int64[n]; `second_category` is -1 where there is none."""
+        """The texts of `items`. Arrays are int64[n]; `second_category` is -1 for none."""
         names = self.creator_names(creators)
         other = np.where(second_category < 0, category, second_category)
         picks = zip(
