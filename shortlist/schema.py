@@ -319,7 +319,7 @@ class Download(_Strict):
     """One file at the publisher, and how to know that it is the right one."""
 
     url: Annotated[str, Field(pattern=r"^https?://")]
-    archive: Literal["zip", "tar.gz"] | None = None  # None: the file itself is the data
+    archive: Literal["zip"] | None = None  # None: the file itself is the data
     sha256: Sha256 | None = None
     md5: Md5 | None = None
     md5_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
@@ -348,7 +348,6 @@ class DatasetCard(_Strict):
     citation: NonEmpty
     licence: Licence
     downloads: Annotated[tuple[Download, ...], BeforeValidator(_as_tuple)] = ()
-    offline: NonEmpty | None = None  # how to get the files by hand, where fetching is not possible
 
 
 class Schema(_Strict):
