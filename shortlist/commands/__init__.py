@@ -1,0 +1,1 @@
+"""One file a command. At import they load click and rich only; the rest when they run."""

@@ -1,0 +1,77 @@
+"""Options that several commands share, so that they are called the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shortlist.errors import InvalidField
+from shortlist.tiers import AttributeValue
+
+__all__ = [
+    "EXISTING_FOLDER",
+    "host_option",
+    "json_option",
+    "parse_context",
+    "port_option",
+    "workdir_option",
+]
+
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+workdir_option = click.option(
+    "--workdir",
+    "-w",
+    envvar="SHORTLIST_WORKDIR",
+    show_envvar=True,
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder that holds data set, artifacts and configuration.",
+)
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    show_envvar=True,
+    help="Print exactly one JSON object to stdout; progress goes to stderr.",
+)
+
+host_option = click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    show_envvar=True,
+    help="Address to listen on. 0.0.0.0 = every interface.",
+)
+
+port_option = click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=7700,
+    show_default=True,
+    show_envvar=True,
+    help="Port to listen on. 0 = any free one.",
+)
+
+
+def parse_context(pairs: tuple[str, ...]) -> dict[str, AttributeValue]:
+    """`("device=phone", "hour=21", "tags=a,b")` -> values: a number where it reads as one, a
+    tuple of texts where it has commas. Raises `InvalidField` naming the pair."""
+    context: dict[str, AttributeValue] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not (name and separator):
+            raise InvalidField("--context", f"{pair!r} is not NAME=VALUE")
+        context[name] = _value(text)
+    return context
+
+
+def _value(text: str) -> AttributeValue:
+    if "," in text:
+        return tuple(part for part in text.split(",") if part)
+    try:
+        return float(text)
+    except ValueError:
+        return text

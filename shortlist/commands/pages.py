@@ -1,0 +1,101 @@
+"""A page of recommendations as tables for people and as one JSON object for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from shortlist.page import Page, Trace
+
+__all__ = ["page_document", "show_page"]
+
+
+def page_document(page: Page) -> dict[str, object]:
+    """What `--json` prints: the fields of `shortlist.page.Page`, empty attributes left out."""
+    document = asdict(page)
+    document["items"] = [
+        {name: value for name, value in item.items() if name != "attributes" or value}
+        for item in document["items"]
+    ]
+    document["coverage"]["share"] = page.coverage.share
+    return document
+
+
+def show_page(page: Page, console: Console, *, title: str) -> None:
+    """The page, the funnel where the page carries one, and what is missing from it."""
+    console.print(_page_table(page, title))
+    if page.trace is not None:
+        console.print(_funnel_table(page.trace))
+    console.print(_summary(page))
+    for loss in page.degradations:
+        console.print(
+            f"[yellow]degraded:[/] {loss.reason} at {escape(loss.stage)}: {escape(loss.detail)}"
+        )
+
+
+def _page_table(page: Page, title: str) -> Table:
+    table = Table(title=title)
+    table.add_column("#", justify="right")
+    table.add_column("title", max_width=60, no_wrap=True)
+    table.add_column("id", max_width=24, no_wrap=True)
+    table.add_column("score", justify="right")
+    table.add_column("sources")
+    attributes = list(dict.fromkeys(name for item in page.items for name in item.attributes))
+    for name in attributes:
+        table.add_column(name, max_width=30)
+    for item in page.items:
+        table.add_row(
+            str(item.rank + 1),
+            escape(item.title or "-"),
+            escape(item.id),
+            f"{item.score:.4f}",
+            ", ".join(item.sources),
+            *(escape(_text(item.attributes.get(name, ""))) for name in attributes),
+        )
+    return table
+
+
+def _funnel_table(trace: Trace) -> Table:
+    table = Table(title=f"Funnel, {trace.total_us / 1000:.1f} ms")
+    table.add_column("stage")
+    for name in ("in", "out", "ms"):
+        table.add_column(name, justify="right")
+    table.add_column("dropped")
+    table.add_column("by source")
+    for stage in trace.stages:
+        table.add_row(
+            stage.stage,
+            f"{stage.items_in:,}",
+            f"{stage.items_out:,}",
+            f"{stage.duration_us / 1000:.2f}",
+            _counts(stage.dropped),
+            _counts(stage.by_source),
+        )
+    return table
+
+
+def _summary(page: Page) -> str:
+    coverage = page.coverage
+    parts = [
+        f"{coverage.shards_answered}/{coverage.shards_total} shards searched "
+        f"{coverage.items_searched:,} of {coverage.items_total:,} items",
+        f"retrieval {page.versions.retrieval or 'none'}",
+        f"ranking {page.versions.ranking or 'none'}",
+    ]
+    if page.cold_start:
+        parts.append("cold start: nothing is known of this user")
+    if page.unknown_items:
+        parts.append(f"{page.unknown_items} unknown item ids in the request")
+    return "[dim]" + " · ".join(parts) + "[/]"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+
+
+def _text(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,166 @@
+"""`shortlist recommend`: one page for one user, from a running server or from a workdir."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shortlist.commands.options import json_option, parse_context
+from shortlist.commands.pages import page_document, show_page
+from shortlist.commands.terminal import Terminal
+from shortlist.page import Page, PageRequest, RecentEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+__all__ = ["page_from_server", "page_from_workdir", "recommend"]
+
+_TIMEOUT_S = 30.0
+
+
+@click.command()
+@click.option(
+    "--user", default="", show_envvar=True, help="User id as imported; an unknown one is fine."
+)
+@click.option(
+    "--cold",
+    "--anonymous",
+    "anonymous",
+    is_flag=True,
+    show_envvar=True,
+    help="Nobody in particular: no history, no attributes.",
+)
+@click.option(
+    "--workdir",
+    "-w",
+    envvar="SHORTLIST_WORKDIR",
+    show_envvar=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Answer from this workdir's artifacts, in this process.",
+)
+@click.option(
+    "--target", show_envvar=True, metavar="HOST:PORT", help="Ask this running server instead."
+)
+@click.option(
+    "--page-size",
+    type=click.IntRange(1, 200),
+    show_envvar=True,
+    help="Items wanted. Default: the server's configuration.",
+)
+@click.option("--page-token", default="", show_envvar=True, help="From the page before.")
+@click.option(
+    "--context",
+    multiple=True,
+    metavar="NAME=VALUE",
+    show_envvar=True,
+    help="An attribute of the moment, for instance device=phone. May be repeated.",
+)
+@click.option(
+    "--recent",
+    multiple=True,
+    metavar="ITEM",
+    show_envvar=True,
+    help="An item that the user just touched, oldest first. May be repeated.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="ITEM",
+    show_envvar=True,
+    help="An item to leave out. May be repeated.",
+)
+@click.option("--include-seen", is_flag=True, show_envvar=True, help="Also what the user has seen.")
+@click.option(
+    "--attribute",
+    multiple=True,
+    metavar="NAME",
+    show_envvar=True,
+    help="An item feature to return with each item. May be repeated.",
+)
+@click.option(
+    "--trace/--no-trace",
+    default=True,
+    show_default=True,
+    show_envvar=True,
+    help="Show what each stage kept and dropped.",
+)
+@json_option
+def recommend(
+    user: str,
+    anonymous: bool,
+    workdir: Path | None,
+    target: str | None,
+    page_size: int | None,
+    page_token: str,
+    context: tuple[str, ...],
+    recent: tuple[str, ...],
+    exclude: tuple[str, ...],
+    include_seen: bool,
+    attribute: tuple[str, ...],
+    trace: bool,
+    as_json: bool,
+) -> None:
+    """Show a page of recommendations, and the funnel that made it.
+
+    \b
+    Straight from a workdir, no server needed:
+      shortlist recommend --workdir W --user 42
+    \b
+    From a server that `shortlist serve` or `shortlist up` started:
+      shortlist recommend --target 127.0.0.1:7700 --user 42 --json
+    \b
+    Somebody new, on a phone, who just looked at two items:
+      shortlist recommend --workdir W --cold --context device=phone --recent i17 --recent i4
+    """
+    if bool(user) == anonymous:
+        raise click.UsageError("give either --user ID or --cold")
+    request = PageRequest(
+        user_id=user,
+        page_size=page_size or 0,
+        page_token=page_token,
+        exclude_item_ids=exclude,
+        exclude_seen=not include_seen,
+        recent_events=tuple(RecentEvent(item_id=item) for item in recent),
+        context=parse_context(context),
+        return_attributes=attribute,
+        trace=trace,
+    )
+    terminal = Terminal(as_json=as_json)
+    with terminal.only_json():
+        page = asyncio.run(_answer(request, workdir, target))
+    show_page(page, terminal.out, title=f"For {user or 'somebody new'}")
+    terminal.emit(page_document(page))
+
+
+def _answer(
+    request: PageRequest, workdir: Path | None, target: str | None
+) -> Coroutine[None, None, Page]:
+    if target:
+        return page_from_server(target, request)
+    if workdir:
+        return page_from_workdir(workdir, request)
+    raise click.UsageError(
+        "give --target HOST:PORT, or --workdir FOLDER to answer without a server"
+    )
+
+
+async def page_from_server(target: str, request: PageRequest) -> Page:
+    """Ask the orchestrator at `target`. Raises what `shortlist.client` raises."""
+    from shortlist.client import AsyncClient
+
+    async with AsyncClient(target) as client:
+        return await client.recommend(request, timeout_s=_TIMEOUT_S)
+
+
+async def page_from_workdir(workdir: Path, request: PageRequest) -> Page:
+    """Run the whole pipeline in this process, on the workdir's current artifacts."""
+    from orchestrator.embedded import embedded
+
+    recommender = await embedded(workdir)
+    try:
+        return await recommender.recommend(request)
+    finally:
+        await recommender.close()

@@ -1,0 +1,212 @@
+"""`shortlist train`: run the training jobs, here or on a Ray cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.table import Table
+
+from shortlist.commands.options import workdir_option
+from shortlist.commands.terminal import Terminal
+from shortlist.errors import ShortlistError
+from shortlist.launch import child_environment, module_command, tethered
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+__all__ = ["JobFailed", "follow_job", "run_job_here", "submission_id", "train"]
+
+TIERS = ("retrieval", "ranking")
+_STOP_GRACE_S = 30.0
+_POLL_S = 0.5
+
+
+class JobFailed(ShortlistError):
+    """A training job ended without success; its log says why."""
+
+
+@click.command()
+@click.argument("tier", type=click.Choice([*TIERS, "all"]), default="all")
+@workdir_option
+@click.option(
+    "--address",
+    show_envvar=True,
+    metavar="URL",
+    help="Submit to this Ray cluster, for instance http://ray-head:8265, instead of running here. "
+    "The cluster must see the workdir under the same path and have Shortlist installed.",
+)
+def train(tier: str, workdir: Path, address: str | None) -> None:
+    """Train a tier as a Ray job and publish its artifact.
+
+    TIER is retrieval, ranking, or all (the default: retrieval, then ranking on its candidates).
+    Without --address the job brings its own Ray up on this machine and takes it down again.
+
+    \b
+    Train both tiers on this machine:
+      shortlist train --workdir W
+    \b
+    Retrain the ranker alone, on a cluster:
+      shortlist train ranking --workdir /shared/W --address http://ray-head:8265
+    """
+    terminal = Terminal()
+    if not (workdir / "dataset").is_dir():
+        raise click.UsageError(f"no data set in {workdir}: run `shortlist import` first")
+    for name in TIERS if tier == "all" else (tier,):
+        started = time.monotonic()
+        terminal.err.rule(f"training {name}")
+        if address is None:
+            run_job_here(name, workdir)
+        else:
+            _run_job_on(address, name, workdir)
+        terminal.err.print(f"[green]✓[/] {name} [dim]{time.monotonic() - started:.1f} s[/]")
+    show_versions(workdir, terminal)
+
+
+def run_job_here(tier: str, workdir: Path) -> None:
+    """Run `python -m training.<tier>` in a process of its own; what it prints goes to stderr.
+
+    Raises `JobFailed`. The job, its Ray and their temporary files are gone when this returns.
+    """
+    command = module_command(f"training.{tier}", "--workdir", str(workdir.resolve()))
+    with _private_tmp() as tmp:
+        job = subprocess.Popen(
+            tethered(command),
+            stdout=2,
+            env=child_environment(
+                # Ray keeps Unix sockets there: the name must be short.
+                {"TMPDIR": str(tmp), "RAY_TMPDIR": str(tmp), "KERAS_HOME": str(tmp / "keras")}
+            ),
+            start_new_session=True,
+        )
+        with _stopping(job):
+            code = job.wait()
+    if code != 0:
+        raise JobFailed(f"training {tier} ended with exit code {code}; its output is above")
+
+
+@contextlib.contextmanager
+def _private_tmp() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="sl-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _stopping(job: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Pass Ctrl-C and SIGTERM on to the job, and wait until it has ended."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        job.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            job.wait(_STOP_GRACE_S)
+        raise
+    finally:
+        if job.poll() is None:
+            job.kill()
+            job.wait()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run_job_on(address: str, tier: str, workdir: Path) -> None:
+    from ray.job_submission import JobSubmissionClient
+
+    folder = workdir.resolve()
+    follow_job(
+        JobSubmissionClient(address),
+        job=submission_id(tier, folder),
+        entrypoint=f"python -m training.{tier} --workdir {folder}",
+    )
+
+
+def submission_id(tier: str, workdir: Path) -> str:
+    """The same job has the same name, so submitting it twice runs it once: it is made of the tier,
+    the folder, and what is trained on (data set and configuration)."""
+    digest = hashlib.sha256(f"{tier}\0{workdir}".encode())
+    for name in ("dataset/dataset.json", "shortlist.yaml"):
+        path = workdir / name
+        digest.update(path.read_bytes() if path.exists() else b"")
+    return f"shortlist-{tier}-{digest.hexdigest()[:12]}"
+
+
+def follow_job(client: JobSubmissionClient, *, job: str, entrypoint: str) -> None:
+    """Submit the job, or join it where it runs already; show its log until it ends.
+
+    Ctrl-C stops the job. Raises `JobFailed`.
+    """
+    _submit(client, job, entrypoint)
+    try:
+        asyncio.run(_print_log(client, job))
+    except KeyboardInterrupt:
+        client.stop_job(job)
+        raise
+    status = client.get_job_status(job)
+    while not status.is_terminal():
+        time.sleep(_POLL_S)
+        status = client.get_job_status(job)
+    if status.value != "SUCCEEDED":
+        message = client.get_job_info(job).message or ""
+        raise JobFailed(f"job {job} ended as {status.value}: {message}")
+
+
+def _submit(client: JobSubmissionClient, job: str, entrypoint: str) -> None:
+    earlier = {info.submission_id: info.status for info in client.list_jobs()}.get(job)
+    if earlier is not None and not earlier.is_terminal():
+        return  # it runs: join it
+    if earlier is not None:
+        client.delete_job(job)
+    client.submit_job(
+        entrypoint=entrypoint,
+        submission_id=job,
+        runtime_env={"env_vars": {"TF_USE_LEGACY_KERAS": "1"}},
+    )
+
+
+async def _print_log(client: JobSubmissionClient, job: str) -> None:
+    async for text in client.tail_job_logs(job):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def show_versions(workdir: Path, terminal: Terminal) -> None:
+    """A table of the artifacts that would serve now."""
+    from shortlist.artifacts import ArtifactStore
+
+    store = ArtifactStore(workdir / "artifacts")
+    table = Table("tier", "current version", "metrics", title="Artifacts")
+    for tier in TIERS:
+        if not store.versions(tier):
+            table.add_row(tier, "none yet", "")
+            continue
+        artifact = store.open(tier)
+        table.add_row(tier, artifact.version, _metrics(artifact.manifest.meta.get("metrics")))
+    terminal.out.print(table)
+
+
+def _metrics(metrics: object) -> str:
+    if not isinstance(metrics, dict):
+        return ""
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in metrics.items()
+        if isinstance(value, int | float | str)
+    )
