@@ -378,9 +378,7 @@ def _candidates_from_proto(message: ranking_pb2.ScoreRequest) -> Candidates:
     ranks = np.empty((len(columns), len(keys)), np.int32)
     for at, column in enumerate(columns):
         scores[at] = _source_scores(column, f"source_columns[{at}]", len(keys))
-        ranks[at] = _column(column.ranks, _I32, f"source_columns[{at}].ranks", len(keys))
-    if np.any(ranks < -1):
-        raise InvalidField("source_columns.ranks", "a rank is below -1")
+        ranks[at] = _source_ranks(column, f"source_columns[{at}]", len(keys))
     return Candidates(
         keys=keys,
         source_names=tuple(column.source for column in columns),
@@ -395,6 +393,13 @@ def _source_scores(message: ranking_pb2.CandidateSource, field: str, rows: int) 
     if np.isinf(scores).any():
         raise InvalidField(f"{field}.scores", "holds infinity")
     return scores
+
+
+def _source_ranks(message: ranking_pb2.CandidateSource, field: str, rows: int) -> Array:
+    ranks = _column(message.ranks, _I32, f"{field}.ranks", rows)
+    if np.any(ranks < -1):
+        raise InvalidField(f"{field}.ranks", "holds a rank below -1")
+    return ranks
 
 
 def scores_to_proto(scores: Scores) -> ranking_pb2.ScoreResponse:

@@ -63,7 +63,7 @@ class ArrayRetriever:
             dropped={"excluded": int(np.isin(self._keys, query.exclude).sum())},
             failures=tuple(
                 StageFailure(
-                    stage=f"source/{name}", reason="SOURCE_FAILED", detail="no such source"
+                    stage=f"source/{name}", reason="SOURCE_FAILED", detail="unknown"
                 )
                 for name in query.quotas
                 if name not in orders
