@@ -12,15 +12,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retrieval_svc.encoder import TowerWeights, UserEncoder, user_columns
 from retrieval_svc.index import build_index
-from retrieval_svc.rows import rows_of
 from shortlist.artifacts import Artifact, ArtifactStore
+from shortlist.features import FeatureEncoder
 from shortlist.ids import keys_of, shard_of
 from shortlist.tiers import History, RetrieveQuery, UserContext
 
 Floats = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
 
+TEXTS = pa.list_(pa.string())
 WATERMARK_MS = 1_700_000_000_000
 ROLES = {
     "genre": "categorical",
@@ -70,26 +72,6 @@ class Catalogue:
         )
 
 
-TEXTS = pa.list_(pa.string())
-
-
-class MeanEncoder:
-    """The mean of the history's vectors; the first axis for whom nothing is known of."""
-
-    def __init__(self, keys: Keys, vectors: Floats) -> None:
-        self._keys, self._vectors = keys, vectors
-
-    @staticmethod
-    def open(folder: Path) -> MeanEncoder:
-        return MeanEncoder(np.load(folder / "keys.npy"), np.load(folder / "item_vectors.npy"))
-
-    def encode(self, user: UserContext) -> Floats:
-        rows, known = rows_of(self._keys, user.history.keys)
-        if not known.any():
-            return np.eye(1, self._vectors.shape[1], dtype=np.float32)[0]
-        return unit(self._vectors[rows[known]].mean(axis=0))
-
-
 def publish(
     store: ArtifactStore,
     catalogue: Catalogue,
@@ -114,10 +96,8 @@ def publish(
 def write_files(
     folder: Path, catalogue: Catalogue, *, shards: int, exact_below: int, k: int
 ) -> None:
-    tower = folder / "tower"
-    tower.mkdir()
-    np.save(tower / "keys.npy", catalogue.keys)
-    np.save(tower / "item_vectors.npy", catalogue.vectors)
+    (folder / "tower").mkdir()
+    mean_tower(catalogue).save(folder / "tower")
     owner = shard_of(catalogue.keys, shards)
     table = catalogue.table()
     for shard in range(shards):
@@ -136,6 +116,32 @@ def write_files(
             k=k,
             seed=0,
         )
+
+
+def mean_tower(catalogue: Catalogue) -> UserEncoder:
+    """The mean of the history's vectors; the first axis for whom nothing is known of."""
+    dim = catalogue.vectors.shape[1]
+    nothing = FeatureEncoder([], [])
+    width = user_columns(nothing, nothing) + 2  # one token dimension a side
+    return UserEncoder(
+        keys=catalogue.keys,
+        vectors=catalogue.vectors,
+        user=nothing,
+        context=nothing,
+        weights=TowerWeights(
+            position=np.zeros(50, np.float32),
+            user_tokens=np.zeros((1, 1), np.float32),
+            context_tokens=np.zeros((1, 1), np.float32),
+            history_map=np.eye(dim, dtype=np.float32),
+            feature_map=np.zeros((width, dim), np.float32),
+            bias=1e-6 * np.eye(1, dim, dtype=np.float32)[0],
+            hidden_map=np.zeros((2 * dim + width, 1), np.float32),
+            hidden_bias=np.zeros(1, np.float32),
+            output_map=np.zeros((1, dim), np.float32),
+            output_bias=np.zeros(dim, np.float32),
+        ),
+        has_time=True,
+    )
 
 
 def meta_of(catalogue: Catalogue, shards: int) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The ranking tier: one process scores candidates with one model."""

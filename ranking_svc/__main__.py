@@ -1,0 +1,55 @@
+"""`python -m ranking_svc`: serve the ranking tier."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from shortlist.process import CONTEXT, ServiceArguments, serve, service_options
+
+_EPILOG = "Every option is an environment variable, too: --engine is SHORTLIST_ENGINE."
+
+
+@click.command(context_settings=CONTEXT, epilog=_EPILOG)
+@service_options("ranking")
+@click.option(
+    "--engine",
+    type=click.Choice(["onnx", "numpy", "savedmodel"]),
+    help="What computes the model; savedmodel loads TensorFlow.  "
+    "[default: ranking.engine of shortlist.yaml, else onnx]",
+)
+def main(arguments: ServiceArguments, engine: str | None) -> None:
+    """Serve the ranking tier over gRPC: one replica of the ranker.
+
+    It verifies every file of the artifact, loads the model and scores once, and only then listens:
+    health answers SERVING, and one JSON line on stdout names the port. SIGTERM or Ctrl-C lets
+    running requests end and stops it.
+
+    \b
+      python -m ranking_svc --workdir W --port 7101
+      python -m ranking_svc --artifacts s3://bucket/artifacts --engine numpy
+
+    It answers shortlist.v1.Ranking, shortlist.v1.Admin (status, and rollouts of other versions),
+    health and reflection.
+    """
+    asyncio.run(_run(arguments, engine or arguments.config.ranking.engine))
+
+
+async def _run(arguments: ServiceArguments, engine: str) -> None:
+    from ranking_svc.ranker import LocalRanker
+    from ranking_svc.servicer import add_services
+    from shortlist.artifacts import ArtifactStore
+
+    store = ArtifactStore(arguments.artifact_root)
+    ranker = LocalRanker.open(store, arguments.version, engine)
+    server = arguments.server()
+    add_services(server, ranker, ranker.versions)
+    try:
+        await serve(server)
+    finally:
+        await ranker.close()
+
+
+if __name__ == "__main__":
+    main()

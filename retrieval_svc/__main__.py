@@ -1,0 +1,57 @@
+"""`python -m retrieval_svc`: serve one shard of the retrieval tier."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from shortlist.process import CONTEXT, ServiceArguments, serve, service_options
+
+_EPILOG = "Every option is an environment variable, too: --shard is SHORTLIST_SHARD."
+
+
+@click.command(context_settings=CONTEXT, epilog=_EPILOG)
+@service_options("retrieval")
+@click.option("--shard", type=click.IntRange(0), required=True, help="Which slice, from 0.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    default=2,
+    show_default=True,
+    help="Queries searched at the same time.",
+)
+def main(arguments: ServiceArguments, shard: int, threads: int) -> None:
+    """Serve one shard of the retrieval tier over gRPC.
+
+    A shard holds its slice of the items and the user tower of the same artifact. It verifies every
+    file, loads, asks each source once, and only then listens: health answers SERVING, and one JSON
+    line on stdout names the port. SIGTERM or Ctrl-C lets running requests end and stops it.
+
+    \b
+      python -m retrieval_svc --workdir W --shard 0 --port 7001
+      python -m retrieval_svc --artifacts s3://bucket/artifacts --shard 1 --version V
+
+    It answers shortlist.v1.Retrieval, shortlist.v1.Admin (status, and rollouts of other versions),
+    health and reflection.
+    """
+    asyncio.run(_run(arguments, shard, threads))
+
+
+async def _run(arguments: ServiceArguments, shard: int, threads: int) -> None:
+    from retrieval_svc.servicer import add_services
+    from retrieval_svc.shard import LocalRetriever
+    from shortlist.artifacts import ArtifactStore
+
+    store = ArtifactStore(arguments.artifact_root)
+    retriever = LocalRetriever.open(store, shard, arguments.version, threads=threads)
+    server = arguments.server()
+    add_services(server, retriever, retriever.versions)
+    try:
+        await serve(server)
+    finally:
+        await retriever.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What the entry points of the serving processes (`python -m retrieval_svc`, ...) have in common.
+
+Numpy's BLAS reads its thread count when it is loaded, so neither this module nor an entry point
+imports numpy at its top; `service_options` limits the threads before the command's body runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from shortlist.config import Config
+from shortlist.errors import ShortlistError
+from shortlist.serving import Server, ServerOptions
+from shortlist.telemetry import setup_logging
+
+__all__ = ["CONTEXT", "ServiceArguments", "serve", "service_options"]
+
+CONTEXT: Final[dict[str, Any]] = {
+    "auto_envvar_prefix": "SHORTLIST",
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+}
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+_OPTIONS = (
+    click.option(
+        "--workdir",
+        type=click.Path(path_type=Path),
+        help="Folder with shortlist.yaml and artifacts/.",
+    ),
+    click.option(
+        "--artifacts",
+        metavar="PATH|URL",
+        help="Where the artifacts are, if not in the workdir: a folder, or a URL like s3://b/a.",
+    ),
+    click.option(
+        "--version", metavar="NAME", help="Serve this version.  [default: the current one]"
+    ),
+    click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
+    click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        default=0,
+        show_default=True,
+        help="Port to listen on; 0 takes any free one and says which.",
+    ),
+    click.option(
+        "--log-level",
+        type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]),
+        default="INFO",
+        show_default=True,
+        help="Least level of the JSON lines on stderr.",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceArguments:
+    """The options that every service has."""
+
+    workdir: Path | None
+    artifacts: str | None
+    version: str | None
+    host: str
+    port: int
+    log_level: str
+
+    @property
+    def artifact_root(self) -> str:
+        """Raises `click.UsageError` when the command line names no place."""
+        if self.artifacts:
+            return self.artifacts
+        if self.workdir:
+            return str(self.workdir / "artifacts")
+        raise click.UsageError("give --workdir or --artifacts")
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """Of the workdir; the defaults without one."""
+        return Config.load(self.workdir / "shortlist.yaml") if self.workdir else Config()
+
+    def server(self) -> Server:
+        """A server with the limits of the configuration."""
+        limits = self.config.serving
+        return Server(
+            ServerOptions(
+                host=self.host,
+                port=self.port,
+                max_message_bytes=limits.max_message_bytes,
+                max_concurrency=limits.max_concurrency,
+                drain_s=limits.drain_s,
+            )
+        )
+
+
+def service_options(process: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate the body of a service's command, which then gets `ServiceArguments` first.
+
+    Around the body: one BLAS thread unless the environment says otherwise (more processes beat more
+    threads), logs, and one line instead of a traceback for a `ShortlistError`.
+    """
+
+    def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(body)
+        def command(
+            workdir: Path | None,
+            artifacts: str | None,
+            version: str | None,
+            host: str,
+            port: int,
+            log_level: str,
+            **own: Any,
+        ) -> None:
+            for variable in _THREAD_VARIABLES:
+                os.environ.setdefault(variable, "1")
+            setup_logging(process, log_level)
+            arguments = ServiceArguments(
+                workdir=workdir,
+                artifacts=artifacts,
+                version=version,
+                host=host,
+                port=port,
+                log_level=log_level,
+            )
+            try:
+                body(arguments, **own)
+            except ShortlistError as error:
+                raise click.ClickException(str(error)) from None
+
+        return functools.reduce(
+            lambda wrapped, option: option(wrapped), reversed(_OPTIONS), command
+        )
+
+    return decorate
+
+
+async def serve(server: Server) -> None:
+    """Serve until SIGTERM or SIGINT; one JSON line on stdout says when, and on which port."""
+    port = await server.start()
+    click.echo(json.dumps({"event": "serving", "port": port}))
+    await server.serve_until_stopped()
