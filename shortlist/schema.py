@@ -452,6 +452,10 @@ def _check_given_split(schema: Schema) -> None:
 def _check_event_types(schema: Schema) -> None:
     if not schema.events:
         return
+    has_value = any(table.value for table in schema.interactions)
+    for name, event in schema.events.items():
+        if event.positive_at is not None and not has_value:
+            raise ValueError(f"events.{name}.positive_at: no table of interactions has a `value`")
     for at, table in enumerate(schema.interactions):
         constant = table.constant_event
         if constant is not None and constant not in schema.events:

@@ -1,4 +1,4 @@
-"""Download a public data set from its publisher: licence first, checksum before anything is kept."""
+"""Download a public data set from its publisher: licence first, and nothing is kept unchecked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 from shortlist.errors import ShortlistError
-from shortlist.schema import DatasetCard, Download, Schema
+from shortlist.schema import DatasetCard, Download, EntityTable, InteractionTable, Schema
 from training.presets import load_preset
 
 __all__ = [
@@ -151,7 +151,11 @@ def _fetch_one(download: Download, folder: Path, schema: Schema, progress: Progr
 
 
 def _by_hand(schema: Schema) -> str:
-    tables = (*schema.interactions, *schema.items, *schema.users)
+    tables: list[InteractionTable | EntityTable] = [
+        *schema.interactions,
+        *schema.items,
+        *schema.users,
+    ]
     needed = [path for table in tables if not table.optional for path in table.path]
     where = f" from {schema.dataset.homepage}" if schema.dataset else ""
     return (

@@ -27,7 +27,6 @@ import pyarrow.parquet as pq
 from shortlist.errors import ShortlistError
 from shortlist.schema import FileFormat
 from training.bad_rows import BadRowLog, RowCheck
-from training.cells import cast_or_null
 
 __all__ = [
     "DataError",
@@ -46,7 +45,8 @@ _LONGEST_LINE_BYTES: Final = 256 << 20
 _PARQUET_ROWS: Final = 1 << 18
 # Stands for a separator of several characters while Arrow parses: the ASCII unit separator.
 _UNIT_SEPARATOR: Final = b"\x1f"
-_NOT_UTF8: Final = "not UTF-8"
+# Stands for bytes that do not decode: a code point that Unicode keeps out of all text.
+_UNDECODED: Final = "\ufdd0"
 
 
 class DataError(ShortlistError):
@@ -149,7 +149,7 @@ def read_file(
     )
     try:
         yield from reader(path, known, columns, log)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise SourceUnreadable(_explain(path, known, error)) from error
 
 
@@ -157,8 +157,6 @@ _Reader = Callable[[Path, FileFormat, Sequence[str], BadRowLog], Iterator[RawBat
 
 
 def _explain(path: Path, file_format: FileFormat, error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"{path} is not {file_format.encoding}: {error.reason} at byte {error.start}"
     if "straddling object" in str(error):
         return (
             f"{path}: a quoted cell does not end within {_BLOCK_BYTES >> 20} MB. Close the quote, "
@@ -182,7 +180,8 @@ def _read_delimited(
         names += _trailing_cell(content, file_format, names)
         rows = _parse(content, file_format, names, places, path, log)
         for batch in rows:
-            yield from _checked_utf8(batch, log)
+            log.rows += len(batch)
+            yield from _decoded_rows(batch, file_format, log)
 
 
 def _column_names(content: _Content, file_format: FileFormat) -> list[str]:
@@ -220,7 +219,7 @@ def _parse(
     path: Path,
     log: BadRowLog,
 ) -> Iterator[RawBatch]:
-    """Batches whose cells are still bytes."""
+    """Batches of all rows of the right width."""
     separator = file_format.field_separator.encode()
     delimiter = separator if len(separator) == 1 else _UNIT_SEPARATOR
     blocks = content.blocks()
@@ -231,8 +230,8 @@ def _parse(
     def skip(row: Any) -> str:
         log.rows += 1
         shown = row.text.replace(delimiter.decode(), file_format.field_separator)
-        line = lines.skip(row.number)
-        log.add("wrong number of columns", f"{path.name}:{line}", shown)
+        where = f"{path.name}:{lines.skip(row.number)}"
+        log.add("wrong number of columns", where, _printable(shown))
         return "skip"
 
     reader = pa_csv.open_csv(
@@ -250,8 +249,9 @@ def _parse(
         ),
         convert_options=pa_csv.ConvertOptions(
             include_columns=[str(place) for place in places.values()],
-            column_types={str(place): pa.binary() for place in places.values()},
+            column_types={str(place): pa.string() for place in places.values()},
             strings_can_be_null=False,
+            check_utf8=False,  # `_utf8_blocks` has
         ),
     )
     for batch in reader:
@@ -280,23 +280,16 @@ class _LineCounter:
         return taken + self._header
 
 
-def _checked_utf8(batch: RawBatch, log: BadRowLog) -> Iterator[RawBatch]:
-    """Turn the batch's bytes into strings; rows with other bytes are bad."""
-    log.rows += len(batch)
+def _decoded_rows(batch: RawBatch, file_format: FileFormat, log: BadRowLog) -> Iterator[RawBatch]:
+    """The rows whose cells are text; the others are bad."""
     check = RowCheck(len(batch))
-    strings = {}
-    for name, column in batch.columns.items():
-        strings[name] = cast_or_null(column, pa.string())
-        check.fail(strings[name].is_null().to_numpy(zero_copy_only=False), _NOT_UTF8)
-    check.report(log, batch.where, lambda row: _replaced_text(batch, row))
-    good = RawBatch(columns=strings, path=batch.path, lines=batch.lines).keep(check.good)
+    for column in batch.columns.values():
+        undecoded = pc.match_substring(column, _UNDECODED)
+        check.fail(undecoded.to_numpy(zero_copy_only=False), _not_text(file_format))
+    check.report(log, batch.where, lambda row: _printable(batch.show(row)))
+    good = batch.keep(check.good)
     if len(good):
         yield good
-
-
-def _replaced_text(batch: RawBatch, row: int) -> str:
-    cells = (column[row].as_py() for column in batch.columns.values())
-    return ", ".join(cell.decode("utf-8", "replace") for cell in cells)
 
 
 # --- lists: a user and the items, one line each ---
@@ -333,11 +326,13 @@ def _split_lists(
     log: BadRowLog,
 ) -> tuple[pa.Array, pa.Array, npt.NDArray[np.int64]]:
     """User and item of each pair, and the line it stands in."""
-    text = cast_or_null(pa.array(rows, pa.binary()), pa.string())
-    for row in np.flatnonzero(text.is_null().to_numpy(zero_copy_only=False)):
+    text = pa.array([row.decode() for row in rows], pa.string())
+    undecoded = pc.match_substring(text, _UNDECODED).to_numpy(zero_copy_only=False)
+    for row in np.flatnonzero(undecoded):
         log.rows += 1
-        log.add(_NOT_UTF8, f"{path.name}:{numbers[row]}", rows[row].decode("utf-8", "replace"))
-    text = pc.utf8_trim_whitespace(text.fill_null(""))
+        where = f"{path.name}:{numbers[row]}"
+        log.add(_not_text(file_format), where, _printable(text[row].as_py()))
+    text = pc.utf8_trim_whitespace(pc.if_else(pa.array(undecoded), "", text))
     separator = file_format.field_separator
     cells = pc.split_pattern(text, separator) if separator else pc.utf8_split_whitespace(text)
     parts, line_of_part = pc.list_flatten(cells), pc.list_parent_indices(cells).to_numpy()
@@ -357,7 +352,7 @@ def _read_jsonl(
         first = 1
         for block in _whole_lines(_utf8_blocks(stream, file_format.encoding), path):
             lines = block.split(b"\n")
-            objects, numbers = _parse_json(lines, first, path, log)
+            objects, numbers = _parse_json(lines, first, path, file_format, log)
             if first == 1:
                 _check_json_columns(objects, columns, path)
             first += len(lines) - 1
@@ -367,38 +362,38 @@ def _read_jsonl(
 
 
 def _parse_json(
-    lines: list[bytes], first: int, path: Path, log: BadRowLog
+    lines: list[bytes], first: int, path: Path, file_format: FileFormat, log: BadRowLog
 ) -> tuple[list[dict[str, Any]], list[int]]:
     objects, numbers = [], []
     for number, line in enumerate(lines, start=first):
         if not line.strip():
             continue
         log.rows += 1
-        row, reason = _json_object(line)
+        row, reason = _json_object(line.decode(), file_format)
         if row is None:
-            log.add(reason, f"{path.name}:{number}", line.decode("utf-8", "replace"))
+            log.add(reason, f"{path.name}:{number}", _printable(line.decode()))
         else:
             objects.append(row)
             numbers.append(number)
     return objects, numbers
 
 
-def _json_object(line: bytes) -> tuple[dict[str, Any] | None, str]:
+def _json_object(line: str, file_format: FileFormat) -> tuple[dict[str, Any] | None, str]:
     """The object of a line, or None and the reason."""
+    if _UNDECODED in line:
+        return None, _not_text(file_format)
     try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        return None, _NOT_UTF8
+        row = json.loads(line)
     except (ValueError, RecursionError):
         return None, "not JSON"
     if not isinstance(row, dict):
         return None, "not a JSON object"
     if _SURROGATE.search(line) and not _is_encodable(row):
-        return None, _NOT_UTF8
+        return None, "half a character"
     return row, ""
 
 
-_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _is_encodable(row: dict[str, Any]) -> bool:
@@ -481,17 +476,35 @@ def _open(path: Path) -> pa.NativeFile:
 
 
 def _utf8_blocks(stream: pa.NativeFile, encoding: str) -> Iterator[bytes]:
-    """The content as UTF-8, without a byte order mark. What claims to be UTF-8 passes unchecked."""
-    raw = iter(lambda: stream.read(_BLOCK_BYTES), b"")
-    if codecs.lookup(encoding).name == "utf-8":
-        first = next(raw, b"")
-        yield first.removeprefix(codecs.BOM_UTF8)
-        yield from raw
-        return
-    decoder = codecs.getincrementaldecoder(encoding)()
-    for block in raw:
+    """The content as UTF-8 without a byte order mark.
+
+    Bytes that are not of the encoding become `_UNDECODED`, so that their rows can be told.
+    """
+    name = codecs.lookup(encoding).name
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if name == "utf-8" else name)(_MARK_ERRORS)
+    while block := stream.read(_BLOCK_BYTES):
         yield decoder.decode(block).encode()
     yield decoder.decode(b"", final=True).encode()
+
+
+_MARK_ERRORS: Final = "shortlist.mark"
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return _UNDECODED, error.end
+
+
+codecs.register_error(_MARK_ERRORS, _mark)
+
+
+def _not_text(file_format: FileFormat) -> str:
+    return f"not {codecs.lookup(file_format.encoding).name.upper()}"
+
+
+def _printable(text: str) -> str:
+    return text.replace(_UNDECODED, "\N{REPLACEMENT CHARACTER}")
 
 
 def _whole_lines(blocks: Iterator[bytes], path: Path) -> Iterator[bytes]:
