@@ -404,14 +404,15 @@ def _check_file(path: Path, entry: FileEntry) -> None:
 def _scan(folder: Path) -> set[str]:
     """The files below `folder`, relative. Refuses links, devices and whatever else is no file."""
     found = set()
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            found |= {f"{entry.name}/{name}" for name in _scan(Path(entry.path))}
-        elif entry.is_file(follow_symlinks=False):
-            found.add(entry.name)
+    for path in folder.iterdir():
+        if path.is_symlink():
+            raise ArtifactRefused(f"{path}: is a symbolic link")
+        if path.is_dir():
+            found |= {f"{path.name}/{name}" for name in _scan(path)}
+        elif path.is_file():
+            found.add(path.name)
         else:
-            kind = "a symbolic link" if entry.is_symlink() else "not a regular file"
-            raise ArtifactRefused(f"{entry.path}: is {kind}")
+            raise ArtifactRefused(f"{path}: is not a regular file")
     return found
 
 
@@ -497,9 +498,9 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def _fsync_folders(folder: Path) -> None:
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            _fsync_folders(Path(entry.path))
+    for path in folder.iterdir():
+        if path.is_dir():
+            _fsync_folders(path)
     _fsync(folder)
 
 
