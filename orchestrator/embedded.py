@@ -1,0 +1,65 @@
+"""Everything in one process: the only module that imports the tiers (I7)."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from ranking_svc.ranker import LocalRanker
+
+from orchestrator.assemble import assemble
+from orchestrator.pipeline import Recommender
+from retrieval_svc.generation import Generation
+from retrieval_svc.shard import LocalRetriever
+from retrieval_svc.slice_files import RetrievalMeta
+from retrieval_svc.versions import TIER, LoadedGenerations
+from shortlist.artifacts import Artifact, ArtifactStore
+from shortlist.config import Config
+from shortlist.schema import Schema
+from shortlist.stores import ProfileStore
+from shortlist.stores.sqlite import SqliteProfileStore
+
+__all__ = ["embedded"]
+
+
+async def embedded(
+    workdir: Path,
+    *,
+    profiles: ProfileStore | None = None,
+    retrieval_version: str | None = None,
+    ranking_version: str | None = None,
+    artifacts: str | Path | None = None,
+) -> Recommender:
+    """A started recommender over the workdir's artifacts; close it in the end.
+
+    Without versions the current ones are served; without `profiles` those of the workdir. Loading
+    runs off the event loop. Raises `ArtifactNotFound`, `ArtifactCorrupt`, `ArtifactRefused`.
+    """
+    config = Config.load(workdir / "shortlist.yaml")
+    store = ArtifactStore(artifacts or workdir / "artifacts")
+    shards, ranker = await asyncio.gather(
+        asyncio.to_thread(_shards, store, retrieval_version),
+        asyncio.to_thread(LocalRanker.open, store, ranking_version, config.ranking.engine),
+    )
+    recommender = assemble(
+        config,
+        [[shard] for shard in shards],
+        [ranker],
+        profiles or SqliteProfileStore(workdir / "profiles.sqlite"),
+        events=Schema.load(workdir / "schema.yaml").events,
+    )
+    await recommender.start()
+    return recommender
+
+
+def _shards(store: ArtifactStore, version: str | None) -> list[LocalRetriever]:
+    """One local shard per slice of the version, which is verified once."""
+    artifact = store.open(TIER, version)
+    return [_shard(store, artifact, number) for number in range(RetrievalMeta.of(artifact).shards)]
+
+
+def _shard(store: ArtifactStore, artifact: Artifact, number: int) -> LocalRetriever:
+    def load(version: str) -> Generation:
+        return Generation.open(store.open(TIER, version), number)
+
+    return LocalRetriever(LoadedGenerations(Generation.open(artifact, number), load))

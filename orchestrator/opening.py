@@ -1,0 +1,186 @@
+"""From a request to an `Ask`: checked, ids hashed, defaults filled in, times pinned."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+
+import numpy as np
+
+from orchestrator.budget import Budgets
+from orchestrator.rail import PopularRail
+from orchestrator.stages import Ask, Person
+from orchestrator.tokens import BadToken, Listing, PageToken
+from orchestrator.validation import DAY_MS, Limits, check_page_request, check_rank_request
+from orchestrator.versions import IndexVersionTracker
+from shortlist import telemetry
+from shortlist.config import Config
+from shortlist.errors import InvalidField
+from shortlist.ids import keys_of
+from shortlist.page import PageRequest, RankRequest, RecentEvent
+from shortlist.schema import EventType
+from shortlist.tiers import History
+
+__all__ = ["RequestOpener", "fingerprint", "new_request_id", "recent_history"]
+
+
+class RequestOpener:
+    """Turns requests into asks. Never waits, so that a bad request is refused at once."""
+
+    def __init__(
+        self,
+        config: Config,
+        events: Mapping[str, EventType],
+        versions: IndexVersionTracker,
+        rail: PopularRail,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = config
+        self._events = events
+        self._versions = versions
+        self._rail = rail
+        self._clock = clock
+
+    def open_page(self, request: PageRequest, budgets: Budgets) -> Ask:
+        """Raises `InvalidRequest` with every violation, `NotImplementedYet`."""
+        now_ms = self._now_ms()
+        check_page_request(request, self._limits(now_ms))
+        parameters = fingerprint(request)
+        return Ask(
+            request_id=request.request_id or new_request_id(),
+            person=self._person(request, now_ms),
+            budgets=budgets,
+            listing=self._listing(request, parameters, now_ms),
+            index=self._versions.current,
+            quotas=self._quotas(request),
+            excluded=np.unique(keys_of(request.exclude_item_ids)),
+            exclude_seen=request.exclude_seen,
+            page_size=request.page_size or self._config.slate.page_size,
+            diversity=(
+                self._config.slate.diversity if request.diversity is None else request.diversity
+            ),
+            caps={**self._config.slate.caps, **request.caps},
+            return_attributes=request.return_attributes,
+            min_coverage=request.min_coverage,
+            fingerprint=parameters,
+        )
+
+    def open_ranking(self, request: RankRequest, budgets: Budgets) -> Ask:
+        """Raises `InvalidRequest` with every violation."""
+        now_ms = self._now_ms()
+        check_rank_request(request, self._limits(now_ms))
+        return Ask(
+            request_id=request.request_id or new_request_id(),
+            person=self._person(request, now_ms),
+            budgets=budgets,
+            listing=Listing(as_of_ms=self._as_of(request.time_ms or now_ms)),
+            index=self._versions.current,
+            item_ids=request.item_ids,
+            item_keys=keys_of(request.item_ids),
+        )
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _limits(self, now_ms: int) -> Limits:
+        index = self._versions.current
+        offered = frozenset(index.sources) if index else frozenset()
+        return Limits(
+            now_ms=now_ms,
+            events=self._events,
+            sources=offered | self._config.retrieval.quotas.keys(),
+            cap_features=self._rail.group_features,
+        )
+
+    def _person(self, request: PageRequest | RankRequest, now_ms: int) -> Person:
+        time_ms = request.time_ms or now_ms
+        return Person(
+            user_id=request.user_id,
+            recent=recent_history(request.recent_events, self._events, time_ms),
+            attributes=request.user_attributes,
+            context=request.context,
+            time_ms=time_ms,
+        )
+
+    def _listing(self, request: PageRequest, parameters: int, now_ms: int) -> Listing:
+        if not request.page_token:
+            as_of_ms = self._as_of(request.time_ms or now_ms)
+            return Listing(seed=secrets.randbits(32), as_of_ms=as_of_ms)
+        try:
+            token = PageToken.decode(request.page_token)
+        except BadToken as error:
+            raise InvalidField("page_token", str(error)) from None
+        if token.fingerprint != parameters:
+            raise InvalidField(
+                "page_token", "belongs to a request with other parameters; start again without it"
+            )
+        return token.listing
+
+    def _as_of(self, time_ms: int) -> int:
+        """A model must not be asked about a moment far beyond its training data."""
+        index, days = self._versions.current, self._config.serving.max_staleness_days
+        if index is None or not index.watermark_ms or not days:
+            return time_ms
+        return min(time_ms, index.watermark_ms + int(days * DAY_MS))
+
+    def _quotas(self, request: PageRequest) -> dict[str, int]:
+        configured = self._config.retrieval.quotas
+        asked = request.sources or tuple(configured)
+        most = self._config.retrieval.candidates
+        return {
+            source: request.quotas.get(source, configured.get(source, most)) for source in asked
+        }
+
+
+def new_request_id() -> str:
+    """Inside a server the id that its errors and logs carry; else a fresh one."""
+    return telemetry.request_id.get() or uuid.uuid4().hex
+
+
+def recent_history(
+    recent: Sequence[RecentEvent], events: Mapping[str, EventType], now_ms: int
+) -> History:
+    """The request's own events as a history; `events` gives the weights, as at import."""
+    default = next(iter(events), "")
+    times = np.array([event.time_ms or now_ms for event in recent], np.int64)
+    order = np.argsort(times, kind="stable")
+    weights = [_weight(events.get(e.event_type or default, EventType()), e.value) for e in recent]
+    return History(
+        keys=keys_of(event.item_id for event in recent)[order],
+        times_ms=times[order],
+        weights=np.array(weights, np.float32)[order],
+    )
+
+
+def _weight(kind: EventType, value: float | None) -> float:
+    liked = kind.positive_at is None or value is None or value >= kind.positive_at
+    return kind.weight if liked else 0.0
+
+
+def fingerprint(request: PageRequest) -> int:
+    """uint64 over the parameters that all pages of a listing have to share.
+
+    What may change from page to page stays out: the page's size, what is returned with it, and what
+    the user did while reading.
+    """
+    parameters = [
+        request.user_id,
+        request.session_id,
+        request.surface,
+        sorted(request.exclude_item_ids),
+        request.exclude_seen,
+        sorted(request.user_attributes.items()),
+        sorted(request.context.items()),
+        request.diversity,
+        sorted(request.caps.items()),
+        sorted(request.sources),
+        sorted(request.quotas.items()),
+        request.filter,
+        request.time_ms,
+    ]
+    digest = blake2b(json.dumps(parameters).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

@@ -1,0 +1,85 @@
+"""Orders candidates by the ranking tier; without it the order they came in stays."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from orchestrator.replicas import Replicas
+from orchestrator.stages import Counts, Draft
+from shortlist.errors import ShortlistError, TierUnavailable, VersionNotServed
+from shortlist.page import Degradation, DegradationReason
+from shortlist.tiers import Ranker, ScoreQuery, Scores
+
+__all__ = ["Rank"]
+
+_log = logging.getLogger(__name__)
+
+
+class Rank:
+    """Asks one ranker for a score of every candidate, best first afterwards."""
+
+    name = "rank"
+
+    def __init__(self, rankers: Replicas[Ranker]) -> None:
+        self._rankers = rankers
+
+    async def run(self, draft: Draft) -> tuple[Draft, Counts]:
+        counts = Counts(items_in=len(draft.candidates), items_out=len(draft.candidates))
+        if not len(draft.candidates):
+            return draft, counts
+        try:
+            scores = await self._score(draft)
+        except VersionNotServed as error:
+            if draft.ask.listing.ranking_version:
+                raise VersionNotServed(f"{error}; start again without page_token") from None
+            return _fallen_back(draft, str(error)), counts
+        except ShortlistError as error:
+            return _fallen_back(draft, str(error)), counts
+        except Exception:
+            _log.exception("the ranker failed")
+            return _fallen_back(draft, "internal error"), counts
+        return _ordered(draft, scores), counts
+
+    async def _score(self, draft: Draft) -> Scores:
+        deadline = draft.ask.budgets.ranking()
+        query = ScoreQuery(
+            request_id=draft.ask.request_id,
+            user=draft.user,
+            candidates=draft.candidates,
+            model_version=draft.ask.listing.ranking_version or None,
+        )
+
+        async def ask(ranker: Ranker) -> Scores:
+            answer = await ranker.score(replace(query, deadline_ms=deadline.remaining_ms))
+            _check(answer, len(draft.candidates), ranker.name)
+            return answer
+
+        return await self._rankers.call(ask, deadline)
+
+
+def _check(answer: Scores, candidates: int, ranker: str) -> None:
+    """Scores that cannot be sorted are a failure of the ranker, as if it had not answered."""
+    if answer.scores.shape != (candidates,):
+        raise TierUnavailable(f"{ranker} scored {answer.scores.shape}, asked for {candidates}")
+    if bad := int(np.count_nonzero(~np.isfinite(answer.scores))):
+        raise TierUnavailable(f"{ranker} answered {bad} of {candidates} scores not finite")
+
+
+def _ordered(draft: Draft, answer: Scores) -> Draft:
+    order = np.lexsort((draft.candidates.keys, -answer.scores))
+    return replace(
+        draft,
+        candidates=draft.candidates.take(order),
+        scores=answer.scores[order],
+        versions=replace(draft.versions, ranking=answer.model_version),
+    )
+
+
+def _fallen_back(draft: Draft, detail: str) -> Draft:
+    degradation = Degradation(
+        reason=DegradationReason.RANKER_FALLBACK, stage="ranker", detail=detail
+    )
+    return replace(draft, degradations=(*draft.degradations, degradation))

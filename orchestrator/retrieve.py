@@ -1,0 +1,122 @@
+"""Asks the shards for candidates; when none answers, takes the cached popular items."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from orchestrator.fanout import Retrieved, ShardFanout
+from orchestrator.filters import Filter, never_shown
+from orchestrator.rail import PopularRail
+from orchestrator.stages import Counts, Draft
+from shortlist import __version__
+from shortlist.errors import CoverageTooLow, TierUnavailable, VersionNotServed
+from shortlist.page import Coverage, Degradation, DegradationReason, Versions
+from shortlist.tiers import Keys, RetrievedSlice, RetrieveQuery
+
+__all__ = ["Retrieve"]
+
+
+class Retrieve:
+    """Fills `proposals` and settles the index version and the coverage of the answer."""
+
+    name = "retrieve"
+
+    def __init__(self, fanout: ShardFanout, rail: PopularRail, filters: Sequence[Filter]) -> None:
+        self._fanout = fanout
+        self._rail = rail
+        self._filters = tuple(filters)
+
+    async def run(self, draft: Draft) -> tuple[Draft, Counts]:
+        if draft.fallback:
+            return self._popular(draft)
+        found = await self._ask_shards(draft)
+        _check_coverage(found.coverage, draft.ask.min_coverage)
+        draft = replace(
+            draft, coverage=found.coverage, degradations=draft.degradations + found.failures
+        )
+        if found.index is None or not found.slices:
+            return self._popular(draft)
+        versions = Versions(
+            retrieval=found.index.version,
+            retrieval_watermark_ms=found.index.watermark_ms,
+            software=__version__,
+        )
+        unknown = sum(one.unknown for one in found.slices)
+        draft = replace(draft, proposals=found.sources, versions=versions, unknown_items=unknown)
+        return draft, _counts(draft, found.coverage.items_searched, found.slices)
+
+    async def _ask_shards(self, draft: Draft) -> Retrieved:
+        ask = draft.ask
+        query = RetrieveQuery(
+            request_id=ask.request_id,
+            user=draft.user,
+            quotas=ask.quotas,
+            exclude=never_shown(draft, self._filters),
+            check=_named_keys(draft),
+            index_version=ask.listing.retrieval_version or None,
+        )
+        try:
+            return await self._fanout.retrieve(query, ask.budgets.retrieval())
+        except VersionNotServed as error:
+            raise VersionNotServed(f"{error}; start again without page_token") from None
+
+    def _popular(self, draft: Draft) -> tuple[Draft, Counts]:
+        """The cached popular items instead; coverage 0, and the filters still apply."""
+        index, popular, cards = self._rail.index, self._rail.popular, self._rail.cards
+        if index is None or popular is None or cards is None:
+            raise TierUnavailable("no shard answers, and no popular items are cached yet")
+        coverage = Coverage(
+            shards_answered=0,
+            shards_total=index.shards,
+            items_searched=0,
+            items_total=index.items_total,
+        )
+        _check_coverage(coverage, draft.ask.min_coverage)
+        degradation = Degradation(
+            reason=DegradationReason.POPULARITY_FALLBACK,
+            stage="retrieve",
+            detail="no shard answered; these are cached popular items",
+        )
+        draft = replace(
+            draft,
+            fallback=True,
+            proposals=(popular,),
+            cards=cards,
+            coverage=coverage,
+            versions=Versions(
+                retrieval=index.version,
+                retrieval_watermark_ms=index.watermark_ms,
+                software=__version__,
+            ),
+            degradations=(*draft.degradations, degradation),
+        )
+        return draft, _counts(draft, len(popular.keys), ())
+
+
+def _named_keys(draft: Draft) -> Keys:
+    """The items that the request itself names; those that do not exist are counted."""
+    return np.unique(np.concatenate([draft.ask.excluded, draft.ask.person.recent.keys]))
+
+
+def _check_coverage(coverage: Coverage, least: float) -> None:
+    if coverage.share < least:
+        raise CoverageTooLow(
+            f"{coverage.share:.3f} of the items were searched, min_coverage asks for {least:.3f}"
+        )
+
+
+def _counts(draft: Draft, searched: int, slices: Sequence[RetrievedSlice]) -> Counts:
+    by_source = {one.source: len(one.keys) for one in draft.proposals}
+    dropped: Counter[str] = Counter()
+    for one in slices:
+        dropped.update(one.dropped)
+    return Counts(
+        items_in=searched,
+        items_out=sum(by_source.values()),
+        dropped=dict(dropped),
+        by_source=by_source,
+    )

@@ -1,0 +1,192 @@
+"""Every limit of the public contract, checked in one place; all violations are reported at once.
+
+Fields are named by their path in the proto: `user.recent_events[3].item_id`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from shortlist.errors import InvalidRequest, NotImplementedYet
+from shortlist.page import PageRequest, RankRequest, RecentEvent
+from shortlist.schema import EventType
+from shortlist.tiers import AttributeValue
+
+__all__ = [
+    "DAY_MS",
+    "MAX_BATCH",
+    "Limits",
+    "check_batch",
+    "check_page_request",
+    "check_rank_request",
+]
+
+Violation = tuple[str, str]
+
+DAY_MS = 86_400_000
+MAX_BATCH = 256
+MAX_PAGE_SIZE = 200
+MAX_QUOTA = 10_000
+MAX_EXCLUDED = 10_000
+MAX_RANKED = 10_000
+MAX_RECENT_EVENTS = 500
+MAX_ATTRIBUTES = 64
+MAX_RETURN_ATTRIBUTES = 32
+MAX_ID_BYTES = 512
+MAX_REQUEST_ID_BYTES = 128
+MAX_SESSION_ID_BYTES = 512
+MAX_SURFACE_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is allowed here and now beyond the contract's constants."""
+
+    now_ms: int
+    events: Mapping[str, EventType]  # empty = every event type
+    sources: frozenset[str]
+    cap_features: frozenset[str] | None  # None = not known yet, any will do
+
+
+def check_page_request(request: PageRequest, limits: Limits) -> None:
+    """Raises `InvalidRequest` with every violation, `NotImplementedYet` for a filter."""
+    _raise_any(_page_violations(request, limits))
+    if request.filter:
+        raise NotImplementedYet("filter: this version has no filter language yet; leave it empty")
+
+
+def check_rank_request(request: RankRequest, limits: Limits) -> None:
+    """Raises `InvalidRequest` with every violation."""
+    _raise_any(_rank_violations(request, limits))
+
+
+def check_batch(size: int) -> None:
+    """Raises `InvalidRequest` unless a batch may have `size` requests."""
+    if not 1 <= size <= MAX_BATCH:
+        raise InvalidRequest([("requests", f"must be 1 to {MAX_BATCH}, got {size}")])
+
+
+def _raise_any(violations: Iterator[Violation]) -> None:
+    if found := list(violations):
+        raise InvalidRequest(found)
+
+
+def _page_violations(request: PageRequest, limits: Limits) -> Iterator[Violation]:
+    yield from _person_violations(request, limits)
+    yield from _too_long("surface", request.surface, MAX_SURFACE_BYTES)
+    yield from _outside("page_size", request.page_size, 0, MAX_PAGE_SIZE)
+    yield from _too_many("exclude_item_ids", request.exclude_item_ids, MAX_EXCLUDED)
+    for at, item_id in enumerate(request.exclude_item_ids):
+        yield from _bad_id(f"exclude_item_ids[{at}]", item_id)
+    if request.diversity is not None:
+        yield from _outside("diversity.strength", request.diversity, 0, 1)
+    yield from _cap_violations(request, limits)
+    yield from _source_violations(request, limits)
+    yield from _too_many("return_attributes", request.return_attributes, MAX_RETURN_ATTRIBUTES)
+    yield from _outside("min_coverage", request.min_coverage, 0, 1)
+
+
+def _rank_violations(request: RankRequest, limits: Limits) -> Iterator[Violation]:
+    yield from _person_violations(request, limits)
+    if not request.item_ids:
+        yield "item_ids", "is empty"
+    yield from _too_many("item_ids", request.item_ids, MAX_RANKED)
+    first: dict[str, int] = {}
+    for at, item_id in enumerate(request.item_ids):
+        yield from _bad_id(f"item_ids[{at}]", item_id)
+        if first.setdefault(item_id, at) != at:
+            yield f"item_ids[{at}]", f"repeats item_ids[{first[item_id]}]"
+
+
+def _person_violations(request: PageRequest | RankRequest, limits: Limits) -> Iterator[Violation]:
+    yield from _too_long("request_id", request.request_id, MAX_REQUEST_ID_BYTES)
+    yield from _too_long("user.id", request.user_id, MAX_ID_BYTES)
+    yield from _too_long("user.session_id", request.session_id, MAX_SESSION_ID_BYTES)
+    yield from _attribute_violations("user.attributes", request.user_attributes)
+    yield from _attribute_violations("context", request.context)
+    yield from _time_violations("time_ms", request.time_ms, limits)
+    yield from _too_many("user.recent_events", request.recent_events, MAX_RECENT_EVENTS)
+    for at, event in enumerate(request.recent_events):
+        yield from _event_violations(f"user.recent_events[{at}]", event, limits)
+
+
+def _event_violations(path: str, event: RecentEvent, limits: Limits) -> Iterator[Violation]:
+    yield from _bad_id(f"{path}.item_id", event.item_id)
+    if event.event_type and limits.events and event.event_type not in limits.events:
+        known = ", ".join(limits.events)
+        yield f"{path}.event_type", f"unknown event type {event.event_type!r}; known: {known}"
+    yield from _time_violations(f"{path}.time_ms", event.time_ms, limits)
+    if event.value is not None and not math.isfinite(event.value):
+        yield f"{path}.value", f"must be finite, got {event.value}"
+
+
+def _cap_violations(request: PageRequest, limits: Limits) -> Iterator[Violation]:
+    for feature, cap in request.caps.items():
+        path = f'diversity.caps["{feature}"]'
+        if cap < 1:
+            yield path, f"must be at least 1, got {cap}"
+        if limits.cap_features is not None and feature not in limits.cap_features:
+            yield path, f"items have no such group; known: {_listed(limits.cap_features)}"
+
+
+def _source_violations(request: PageRequest, limits: Limits) -> Iterator[Violation]:
+    for at, source in enumerate(request.sources):
+        if source not in limits.sources:
+            yield f"sources.only[{at}]", _unknown_source(source, limits.sources)
+    asked = frozenset(request.sources) or limits.sources
+    for source, quota in request.quotas.items():
+        path = f'sources.quotas["{source}"]'
+        yield from _outside(path, quota, 1, MAX_QUOTA)
+        if source not in limits.sources:
+            yield path, _unknown_source(source, limits.sources)
+        elif source not in asked:
+            yield path, "is not among sources.only"
+
+
+def _attribute_violations(
+    path: str, attributes: Mapping[str, AttributeValue]
+) -> Iterator[Violation]:
+    yield from _too_many(path, attributes, MAX_ATTRIBUTES)
+    for name, value in attributes.items():
+        if isinstance(value, int | float) and not math.isfinite(value):
+            yield f'{path}["{name}"]', f"must be finite, got {value}"
+
+
+def _time_violations(path: str, time_ms: int, limits: Limits) -> Iterator[Violation]:
+    if time_ms < 0:
+        yield path, f"must not be negative, got {time_ms}"
+    elif time_ms > limits.now_ms + DAY_MS:
+        yield path, f"lies more than a day in the future, got {time_ms} (Unix milliseconds)"
+
+
+def _bad_id(path: str, id: str) -> Iterator[Violation]:
+    if not id:
+        yield path, "is empty"
+    yield from _too_long(path, id, MAX_ID_BYTES)
+
+
+def _too_long(path: str, text: str, most: int) -> Iterator[Violation]:
+    if len(text) * 4 > most and (size := len(text.encode())) > most:
+        yield path, f"must be at most {most} bytes, got {size}"
+
+
+def _too_many(
+    path: str, values: Sequence[object] | Mapping[str, object], most: int
+) -> Iterator[Violation]:
+    if len(values) > most:
+        yield path, f"must be at most {most}, got {len(values)}"
+
+
+def _outside(path: str, value: float, least: float, most: float) -> Iterator[Violation]:
+    if not least <= value <= most:  # NaN is outside everything
+        yield path, f"must be {least} to {most}, got {value}"
+
+
+def _unknown_source(source: str, known: frozenset[str]) -> str:
+    return f"unknown source {source!r}; known: {_listed(known)}"
+
+
+def _listed(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,136 @@
+"""One index version per response (I3): which version do all shards serve?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.budget import Deadline
+from orchestrator.replicas import Replicas
+from shortlist.errors import ShortlistError
+from shortlist.tiers import Retriever, RetrieverStatus
+
+__all__ = ["IndexVersionTracker", "ServedIndex", "choose_version"]
+
+_log = logging.getLogger(__name__)
+
+_STATUS_MS = 1000.0
+_REMEMBERED = 8  # versions; page tokens may pin one that is no longer the newest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedIndex:
+    """One index version as the shards describe it."""
+
+    version: str
+    shards: int
+    items_total: int
+    watermark_ms: int
+    sources: tuple[str, ...]
+
+
+class IndexVersionTracker:
+    """Learns from the shards' statuses; `current` is the version to name in every query."""
+
+    def __init__(self, groups: Sequence[Replicas[Retriever]]) -> None:
+        self._groups = groups
+        self._current: ServedIndex | None = None
+        self._remembered: dict[str, ServedIndex] = {}
+        self._numbers: list[int | None] = [None] * len(groups)
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @property
+    def current(self) -> ServedIndex | None:
+        """None until a shard has been reached."""
+        return self._current
+
+    @property
+    def shard_numbers(self) -> tuple[int | None, ...]:
+        """By group, the number of the shard it serves; None until it has been reached."""
+        return tuple(self._numbers)
+
+    def find(self, version: str) -> ServedIndex | None:
+        """What is known of a version that is or was current."""
+        return self._remembered.get(version)
+
+    async def known(self, deadline: Deadline) -> ServedIndex | None:
+        """`current`, asking the shards first when none was ever reached."""
+        return self._current or await self.refresh(deadline)
+
+    async def refresh(self, deadline: Deadline) -> ServedIndex | None:
+        """Ask every replica what it serves. Concurrent callers share one round of questions."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh())
+        # The round outlives a caller whose deadline is short: the next one profits from it.
+        await asyncio.wait([self._refreshing], timeout=deadline.remaining_ms / 1000)
+        return self._current
+
+    async def close(self) -> None:
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
+
+    async def _refresh(self) -> None:
+        reports = await asyncio.gather(*map(_group_statuses, self._groups))
+        for at, statuses in enumerate(reports):
+            if statuses:
+                self._numbers[at] = statuses[0].shard
+        previous = self._current.version if self._current else None
+        version = choose_version([{s.index_version for s in group} for group in reports], previous)
+        statuses = [s for group in reports for s in group if s.index_version == version]
+        if version is not None and statuses:
+            self._remember(_describe(version, statuses))
+
+    def _remember(self, index: ServedIndex) -> None:
+        if self._current is None or self._current.version != index.version:
+            _log.info("index version %s is now served", index.version)
+        self._current = index
+        self._remembered[index.version] = index
+        for oldest in list(self._remembered)[:-_REMEMBERED]:
+            del self._remembered[oldest]
+
+
+def choose_version(reports: Sequence[set[str]], previous: str | None) -> str | None:
+    """The version to pin, given what the replicas of each shard report; None = nobody answered.
+
+    A version that every shard in reach reports; among several the previous one, else the newest.
+    While a rollout is under way (no such version) the previous one stays, because shards keep two
+    generations; without a previous one, the version of the most shards.
+    """
+    reached = [group for group in reports if group]
+    counts = Counter(version for group in reached for version in group)
+    if not counts:
+        return previous
+    if previous in counts:
+        common = [version for version, count in counts.items() if count == len(reached)]
+        return previous if previous in common or not common else max(common)
+    return max(counts, key=lambda version: (counts[version], version))
+
+
+async def _group_statuses(group: Replicas[Retriever]) -> list[RetrieverStatus]:
+    answers = await asyncio.gather(*map(_status, group.all))
+    return [answer for answer in answers if answer is not None]
+
+
+async def _status(retriever: Retriever) -> RetrieverStatus | None:
+    try:
+        async with Deadline.after(_STATUS_MS).enforced():
+            return await retriever.status()
+    except ShortlistError as error:
+        _log.debug("%s does not say what it serves: %s", retriever.name, error)
+    except Exception:
+        _log.exception("%s does not say what it serves", retriever.name)
+    return None
+
+
+def _describe(version: str, statuses: Sequence[RetrieverStatus]) -> ServedIndex:
+    return ServedIndex(
+        version=version,
+        shards=max(status.shards for status in statuses),
+        items_total=max(status.items_total for status in statuses),
+        watermark_ms=max(status.watermark_ms for status in statuses),
+        sources=tuple(sorted({source for status in statuses for source in status.sources})),
+    )

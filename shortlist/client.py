@@ -1,0 +1,281 @@
+"""The typed Python client.
+
+    with Client("127.0.0.1:7700") as client:
+        page = client.recommend(PageRequest(user_id="42", page_size=10))
+        for item in page.items:
+            print(item.rank, item.title or item.id, item.score)
+
+`AsyncClient` has the same methods as coroutines. A failed call raises a `ShortlistError`:
+`InvalidRequest` with the fields at fault, `TierUnavailable`, `BudgetExceeded`, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import grpc
+
+from shortlist.errors import InvalidRequest, ShortlistError
+from shortlist.page import (
+    Coverage,
+    Degradation,
+    DegradationReason,
+    Item,
+    Page,
+    PageRequest,
+    Ranking,
+    RankRequest,
+    RecentEvent,
+    StageTrace,
+    Trace,
+    Versions,
+)
+from shortlist.remote import ERRORS, error_from_rpc
+from shortlist.v1 import common_pb2, orchestrator_pb2, orchestrator_pb2_grpc
+from shortlist.wire import attributes_from_proto, attributes_to_proto
+
+__all__ = ["AsyncClient", "Client"]
+
+_CHANNEL_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),  # a proxy set for web pages rarely speaks HTTP/2 onwards
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.max_send_message_length", 16 * 1024 * 1024),
+]
+_ERROR_OF_CODE = {status.value[0]: kind for status, kind in ERRORS.items()}
+
+
+class Client:
+    """Asks the orchestrator at `target` (`host:port`). Use it as a context manager, or `close` it.
+
+    `timeout_s` is every call's deadline unless the call brings its own. Safe to share by threads.
+    """
+
+    def __init__(self, target: str, *, timeout_s: float = 10.0) -> None:
+        self._target = target
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        self._stub = orchestrator_pb2_grpc.OrchestratorStub(self._channel)
+
+    def recommend(self, request: PageRequest, *, timeout_s: float | None = None) -> Page:
+        """One page."""
+        return _page(self._call(self._stub.Recommend, _page_request(request), timeout_s))
+
+    def recommend_batch(
+        self, requests: Sequence[PageRequest], *, timeout_s: float | None = None
+    ) -> list[Page | ShortlistError]:
+        """Aligned with the requests: each has a page or its own error."""
+        return _outcomes(self._call(self._stub.BatchRecommend, _batch(requests), timeout_s))
+
+    def rank(self, request: RankRequest, *, timeout_s: float | None = None) -> Ranking:
+        """The given items, best first."""
+        return _ranking(self._call(self._stub.Rank, _rank_request(request), timeout_s))
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: Any, message: Any, timeout_s: float | None) -> Any:
+        try:
+            return method(message, timeout=self._timeout_s if timeout_s is None else timeout_s)
+        except grpc.RpcError as error:
+            raise error_from_rpc(cast(grpc.aio.AioRpcError, error), self._target) from None
+
+
+class AsyncClient:
+    """`Client` for asyncio."""
+
+    def __init__(self, target: str, *, timeout_s: float = 10.0) -> None:
+        self._target = target
+        self._timeout_s = timeout_s
+        self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        self._stub = orchestrator_pb2_grpc.OrchestratorStub(self._channel)
+
+    async def recommend(self, request: PageRequest, *, timeout_s: float | None = None) -> Page:
+        """One page."""
+        return _page(await self._call(self._stub.Recommend, _page_request(request), timeout_s))
+
+    async def recommend_batch(
+        self, requests: Sequence[PageRequest], *, timeout_s: float | None = None
+    ) -> list[Page | ShortlistError]:
+        """Aligned with the requests: each has a page or its own error."""
+        return _outcomes(await self._call(self._stub.BatchRecommend, _batch(requests), timeout_s))
+
+    async def rank(self, request: RankRequest, *, timeout_s: float | None = None) -> Ranking:
+        """The given items, best first."""
+        return _ranking(await self._call(self._stub.Rank, _rank_request(request), timeout_s))
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _call(self, method: Any, message: Any, timeout_s: float | None) -> Any:
+        try:
+            return await method(
+                message, timeout=self._timeout_s if timeout_s is None else timeout_s
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, self._target) from None
+
+
+# -- requests -------------------------------------------------------------------------------------
+
+
+def _page_request(request: PageRequest) -> orchestrator_pb2.RecommendRequest:
+    return orchestrator_pb2.RecommendRequest(
+        request_id=request.request_id,
+        surface=request.surface,
+        user=_user(request),
+        page_size=request.page_size,
+        page_token=request.page_token,
+        exclude_item_ids=request.exclude_item_ids,
+        exclude_seen=request.exclude_seen,
+        filter=request.filter,
+        diversity=orchestrator_pb2.DiversityOptions(strength=request.diversity, caps=request.caps),
+        sources=orchestrator_pb2.SourceOptions(only=request.sources, quotas=request.quotas),
+        context=attributes_to_proto(request.context),
+        time_ms=request.time_ms,
+        return_attributes=request.return_attributes,
+        trace=request.trace,
+        min_coverage=request.min_coverage,
+    )
+
+
+def _batch(requests: Sequence[PageRequest]) -> orchestrator_pb2.BatchRecommendRequest:
+    return orchestrator_pb2.BatchRecommendRequest(requests=map(_page_request, requests))
+
+
+def _rank_request(request: RankRequest) -> orchestrator_pb2.RankRequest:
+    return orchestrator_pb2.RankRequest(
+        request_id=request.request_id,
+        user=_user(request),
+        item_ids=request.item_ids,
+        context=attributes_to_proto(request.context),
+        time_ms=request.time_ms,
+        trace=request.trace,
+    )
+
+
+def _user(request: PageRequest | RankRequest) -> common_pb2.User:
+    return common_pb2.User(
+        id=request.user_id,
+        session_id=request.session_id,
+        attributes=attributes_to_proto(request.user_attributes),
+        recent_events=map(_event, request.recent_events),
+    )
+
+
+def _event(event: RecentEvent) -> common_pb2.UserEvent:
+    return common_pb2.UserEvent(
+        item_id=event.item_id,
+        event_type=event.event_type,
+        time_ms=event.time_ms,
+        value=event.value,
+    )
+
+
+# -- answers --------------------------------------------------------------------------------------
+
+
+def _page(message: orchestrator_pb2.RecommendResponse) -> Page:
+    return Page(
+        request_id=message.request_id,
+        items=tuple(map(_item, message.items)),
+        attribution_token=message.attribution_token,
+        next_page_token=message.next_page_token,
+        coverage=Coverage(
+            shards_answered=message.coverage.shards_answered,
+            shards_total=message.coverage.shards_total,
+            items_searched=message.coverage.items_searched,
+            items_total=message.coverage.items_total,
+        ),
+        degradations=tuple(map(_degradation, message.degradations)),
+        versions=_versions(message.versions),
+        unknown_items=message.unknown_items,
+        cold_start=message.cold_start,
+        trace=_trace(message.trace) if message.HasField("trace") else None,
+    )
+
+
+def _ranking(message: orchestrator_pb2.RankResponse) -> Ranking:
+    return Ranking(
+        request_id=message.request_id,
+        items=tuple(map(_item, message.items)),
+        unknown_items=message.unknown_items,
+        degradations=tuple(map(_degradation, message.degradations)),
+        versions=_versions(message.versions),
+        trace=_trace(message.trace) if message.HasField("trace") else None,
+    )
+
+
+def _outcomes(message: orchestrator_pb2.BatchRecommendResponse) -> list[Page | ShortlistError]:
+    return [
+        _page(one.response) if one.HasField("response") else _error(one.error)
+        for one in message.results
+    ]
+
+
+def _error(message: orchestrator_pb2.BatchError) -> ShortlistError:
+    kind = _ERROR_OF_CODE.get(message.code, ShortlistError)
+    if issubclass(kind, InvalidRequest):
+        return kind([("requests", message.message)])
+    return kind(message.message)
+
+
+def _item(message: orchestrator_pb2.RecommendedItem) -> Item:
+    return Item(
+        id=message.id,
+        score=message.score,
+        rank=message.rank,
+        sources=tuple(message.sources),
+        title=message.title,
+        attributes=attributes_from_proto(message.attributes, "attributes"),
+    )
+
+
+def _degradation(message: common_pb2.Degradation) -> Degradation:
+    return Degradation(reason=_reason(message.reason), stage=message.stage, detail=message.detail)
+
+
+def _reason(number: int) -> DegradationReason:
+    """A reason that only a newer server knows becomes `UNSPECIFIED`."""
+    known = common_pb2.Degradation.Reason.DESCRIPTOR.values_by_number
+    if number not in known:
+        return DegradationReason.UNSPECIFIED
+    return DegradationReason(known[number].name.removeprefix("REASON_"))
+
+
+def _versions(message: common_pb2.Versions) -> Versions:
+    return Versions(
+        retrieval=message.retrieval,
+        ranking=message.ranking,
+        retrieval_watermark_ms=message.retrieval_watermark_ms,
+        software=message.software,
+    )
+
+
+def _trace(message: common_pb2.Trace) -> Trace:
+    return Trace(
+        stages=tuple(
+            StageTrace(
+                stage=one.stage,
+                duration_us=one.duration_us,
+                items_in=one.items_in,
+                items_out=one.items_out,
+                dropped=dict(one.dropped),
+                by_source=dict(one.by_source),
+            )
+            for one in message.stages
+        ),
+        total_us=message.total_us,
+    )
