@@ -238,7 +238,10 @@ class InteractionTable(_Strict):
                 raise ValueError(
                     f"context `{name}` must be one string: {' or '.join(_CONTEXT_ROLES)}"
                 )
-        if self.format and self.format.type == "lists" and (self.time or self.event or self.value):
+        if self.user == self.item:
+            raise ValueError("`user` and `item` are the same column")
+        lists = self.format is not None and self.format.type == "lists"
+        if lists and (self.time or self.event or self.value or self.context):
             raise ValueError("format lists holds users and items only")
         return self
 
@@ -397,6 +400,11 @@ class Schema(_Strict):
             return cls.model_validate(document)
         except ValidationError as error:
             raise InvalidSchema(source, list(_violations(error))) from None
+
+    @property
+    def tables(self) -> tuple[InteractionTable | EntityTable, ...]:
+        """Every table of files."""
+        return (*self.interactions, *self.items, *self.users)
 
     @property
     def item_features(self) -> dict[str, Feature]:

@@ -16,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 from shortlist.errors import ShortlistError
-from shortlist.schema import DatasetCard, Download, EntityTable, InteractionTable, Schema
+from shortlist.schema import DatasetCard, Download, Schema
 from training.presets import load_preset
 
 __all__ = [
@@ -151,12 +151,7 @@ def _fetch_one(download: Download, folder: Path, schema: Schema, progress: Progr
 
 
 def _by_hand(schema: Schema) -> str:
-    tables: list[InteractionTable | EntityTable] = [
-        *schema.interactions,
-        *schema.items,
-        *schema.users,
-    ]
-    needed = [path for table in tables if not table.optional for path in table.path]
+    needed = [path for table in schema.tables if not table.optional for path in table.path]
     where = f" from {schema.dataset.homepage}" if schema.dataset else ""
     return (
         f"Without the network: get {', '.join(needed)}{where} in some other way, put them into one "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import csv
 import glob
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ import pyarrow.parquet as pq
 
 from shortlist.errors import ShortlistError
 from shortlist.schema import FileFormat
+from training import byte_blocks
 from training.bad_rows import BadRowLog, RowCheck
 
 __all__ = [
@@ -40,13 +40,9 @@ __all__ = [
     "read_file",
 ]
 
-_BLOCK_BYTES: Final = 8 << 20
-_LONGEST_LINE_BYTES: Final = 256 << 20
 _PARQUET_ROWS: Final = 1 << 18
 # Stands for a separator of several characters while Arrow parses: the ASCII unit separator.
 _UNIT_SEPARATOR: Final = b"\x1f"
-# Stands for bytes that do not decode: a code point that Unicode keeps out of all text.
-_UNDECODED: Final = "\ufdd0"
 
 
 class DataError(ShortlistError):
@@ -159,8 +155,8 @@ _Reader = Callable[[Path, FileFormat, Sequence[str], BadRowLog], Iterator[RawBat
 def _explain(path: Path, file_format: FileFormat, error: Exception) -> str:
     if "straddling object" in str(error):
         return (
-            f"{path}: a quoted cell does not end within {_BLOCK_BYTES >> 20} MB. Close the quote, "
-            "or say that quotes mean nothing: `format: {type: csv, quote: false}`"
+            f"{path}: a quoted cell does not end within {byte_blocks.BLOCK_BYTES >> 20} MB. "
+            "Close the quote, or switch quotes off: `format: {type: csv, quote: false}`"
         )
     return f"{path} cannot be read as {file_format.type}: {error}"
 
@@ -171,8 +167,8 @@ def _explain(path: Path, file_format: FileFormat, error: Exception) -> str:
 def _read_delimited(
     path: Path, file_format: FileFormat, columns: Sequence[str], log: BadRowLog
 ) -> Iterator[RawBatch]:
-    with _open(path) as stream:
-        content = _Content(_utf8_blocks(stream, file_format.encoding))
+    with byte_blocks.open_binary(path) as stream:
+        content = byte_blocks.Content(byte_blocks.utf8_blocks(stream, file_format.encoding))
         names = _column_names(content, file_format)
         if not content.peek_line():
             raise EmptySource(f"{path} has a header and no rows")
@@ -184,12 +180,14 @@ def _read_delimited(
             yield from _decoded_rows(batch, file_format, log)
 
 
-def _column_names(content: _Content, file_format: FileFormat) -> list[str]:
+def _column_names(content: byte_blocks.Content, file_format: FileFormat) -> list[str]:
     header = _cells_of(content.take_line(), file_format) if file_format.has_header else []
     return list(file_format.columns or [name.strip() for name in header])
 
 
-def _trailing_cell(content: _Content, file_format: FileFormat, names: list[str]) -> list[str]:
+def _trailing_cell(
+    content: byte_blocks.Content, file_format: FileFormat, names: list[str]
+) -> list[str]:
     """One more, unnamed column when rows end with a separator that the header does not have."""
     first = _cells_of(content.peek_line(), file_format)
     return [""] if len(first) == len(names) + 1 and not first[-1] else []
@@ -212,7 +210,7 @@ def _places(columns: Sequence[str], names: Sequence[str], path: Path) -> dict[st
 
 
 def _parse(
-    content: _Content,
+    content: byte_blocks.Content,
     file_format: FileFormat,
     names: Sequence[str],
     places: Mapping[str, int],
@@ -224,7 +222,7 @@ def _parse(
     delimiter = separator if len(separator) == 1 else _UNIT_SEPARATOR
     blocks = content.blocks()
     if not file_format.quotes:
-        blocks = _replaced(_whole_lines(blocks, path), separator, delimiter)
+        blocks = byte_blocks.replaced(byte_blocks.whole_lines(blocks), separator, delimiter)
     lines = _LineCounter(header=int(file_format.has_header))
 
     def skip(row: Any) -> str:
@@ -235,10 +233,10 @@ def _parse(
         return "skip"
 
     reader = pa_csv.open_csv(
-        pa.PythonFile(_BlockStream(blocks), mode="r"),
+        pa.PythonFile(byte_blocks.BlockStream(blocks), mode="r"),
         read_options=pa_csv.ReadOptions(
             column_names=[str(place) for place in range(len(names))],
-            block_size=2 * _BLOCK_BYTES,
+            block_size=2 * byte_blocks.BLOCK_BYTES,
             use_threads=False,
         ),
         parse_options=pa_csv.ParseOptions(
@@ -251,7 +249,7 @@ def _parse(
             include_columns=[str(place) for place in places.values()],
             column_types={str(place): pa.string() for place in places.values()},
             strings_can_be_null=False,
-            check_utf8=False,  # `_utf8_blocks` has
+            check_utf8=False,  # `utf8_blocks` has
         ),
     )
     for batch in reader:
@@ -284,7 +282,7 @@ def _decoded_rows(batch: RawBatch, file_format: FileFormat, log: BadRowLog) -> I
     """The rows whose cells are text; the others are bad."""
     check = RowCheck(len(batch))
     for column in batch.columns.values():
-        undecoded = pc.match_substring(column, _UNDECODED)
+        undecoded = pc.match_substring(column, byte_blocks.UNDECODED)
         check.fail(undecoded.to_numpy(zero_copy_only=False), _not_text(file_format))
     check.report(log, batch.where, lambda row: _printable(batch.show(row)))
     good = batch.keep(check.good)
@@ -299,8 +297,8 @@ def _read_lists(
     path: Path, file_format: FileFormat, columns: Sequence[str], log: BadRowLog
 ) -> Iterator[RawBatch]:
     user_column, item_column = columns
-    with _open(path) as stream:
-        blocks = _whole_lines(_utf8_blocks(stream, file_format.encoding), path)
+    with byte_blocks.open_binary(path) as stream:
+        blocks = byte_blocks.whole_lines(byte_blocks.utf8_blocks(stream, file_format.encoding))
         line = 1 + int(file_format.header or False)
         for at, block in enumerate(blocks):
             rows = block.split(b"\n")
@@ -327,7 +325,7 @@ def _split_lists(
 ) -> tuple[pa.Array, pa.Array, npt.NDArray[np.int64]]:
     """User and item of each pair, and the line it stands in."""
     text = pa.array([row.decode() for row in rows], pa.string())
-    undecoded = pc.match_substring(text, _UNDECODED).to_numpy(zero_copy_only=False)
+    undecoded = pc.match_substring(text, byte_blocks.UNDECODED).to_numpy(zero_copy_only=False)
     for row in np.flatnonzero(undecoded):
         log.rows += 1
         where = f"{path.name}:{numbers[row]}"
@@ -348,9 +346,9 @@ def _split_lists(
 def _read_jsonl(
     path: Path, file_format: FileFormat, columns: Sequence[str], log: BadRowLog
 ) -> Iterator[RawBatch]:
-    with _open(path) as stream:
+    with byte_blocks.open_binary(path) as stream:
         first = 1
-        for block in _whole_lines(_utf8_blocks(stream, file_format.encoding), path):
+        for block in byte_blocks.whole_lines(byte_blocks.utf8_blocks(stream, file_format.encoding)):
             lines = block.split(b"\n")
             objects, numbers = _parse_json(lines, first, path, file_format, log)
             if first == 1:
@@ -380,7 +378,7 @@ def _parse_json(
 
 def _json_object(line: str, file_format: FileFormat) -> tuple[dict[str, Any] | None, str]:
     """The object of a line, or None and the reason."""
-    if _UNDECODED in line:
+    if byte_blocks.UNDECODED in line:
         return None, _not_text(file_format)
     try:
         row = json.loads(line)
@@ -467,36 +465,7 @@ def _plain(column: pa.Array, name: str, path: Path) -> pa.Array:
     return column.cast(pa.string())
 
 
-# --- bytes ---
-
-
-def _open(path: Path) -> pa.NativeFile:
-    """The bytes of a file, decompressed by its ending (.gz, .bz2, .zst, .lz4)."""
-    return pa.input_stream(str(path), compression="detect", buffer_size=1 << 20)
-
-
-def _utf8_blocks(stream: pa.NativeFile, encoding: str) -> Iterator[bytes]:
-    """The content as UTF-8 without a byte order mark.
-
-    Bytes that are not of the encoding become `_UNDECODED`, so that their rows can be told.
-    """
-    name = codecs.lookup(encoding).name
-    decoder = codecs.getincrementaldecoder("utf-8-sig" if name == "utf-8" else name)(_MARK_ERRORS)
-    while block := stream.read(_BLOCK_BYTES):
-        yield decoder.decode(block).encode()
-    yield decoder.decode(b"", final=True).encode()
-
-
-_MARK_ERRORS: Final = "shortlist.mark"
-
-
-def _mark(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    return _UNDECODED, error.end
-
-
-codecs.register_error(_MARK_ERRORS, _mark)
+# --- text ---
 
 
 def _not_text(file_format: FileFormat) -> str:
@@ -504,74 +473,4 @@ def _not_text(file_format: FileFormat) -> str:
 
 
 def _printable(text: str) -> str:
-    return text.replace(_UNDECODED, "\N{REPLACEMENT CHARACTER}")
-
-
-def _whole_lines(blocks: Iterator[bytes], path: Path) -> Iterator[bytes]:
-    """The same bytes in blocks that end with a line; the last one may not."""
-    rest: list[bytes] = []
-    waiting = 0
-    for block in blocks:
-        end = block.rfind(b"\n") + 1
-        if end:
-            yield b"".join([*rest, block[:end]])
-            rest, waiting = [], 0
-        rest.append(block[end:])
-        waiting += len(block) - end
-        if waiting > _LONGEST_LINE_BYTES:
-            raise SourceUnreadable(f"{path} has a line of over {_LONGEST_LINE_BYTES >> 20} MB")
-    if waiting:
-        yield b"".join(rest)
-
-
-def _replaced(blocks: Iterator[bytes], old: bytes, new: bytes) -> Iterator[bytes]:
-    return blocks if old == new else (block.replace(old, new) for block in blocks)
-
-
-class _Content:
-    """Blocks of bytes whose first lines can be looked at before the rest is streamed."""
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._blocks = blocks
-        self._head = b""
-
-    def peek_line(self) -> bytes:
-        """The next line that is not blank, with its end; empty at the end of the file."""
-        while True:
-            line, separator, _ = self._head.partition(b"\n")
-            if separator and line.strip():
-                return line + separator
-            if separator:
-                self._head = self._head[len(line) + 1 :]
-                continue
-            block = next(self._blocks, None)
-            if block is None:
-                return self._head if self._head.strip() else b""
-            self._head += block
-
-    def take_line(self) -> bytes:
-        line = self.peek_line()
-        self._head = self._head[len(line) :]
-        return line
-
-    def blocks(self) -> Iterator[bytes]:
-        yield self._head
-        yield from self._blocks
-
-
-class _BlockStream(io.RawIOBase):
-    """A readable file over blocks of bytes, for Arrow."""
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        super().__init__()
-        self._blocks = filter(None, blocks)
-        self._left = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if not self._left:
-            self._left = memoryview(next(self._blocks, b""))
-        taken, self._left = self._left[:size], self._left[size:]
-        return bytes(taken)
+    return text.replace(byte_blocks.UNDECODED, "\N{REPLACEMENT CHARACTER}")

@@ -92,6 +92,8 @@ def test_the_digest_follows_the_meaning(tmp_path: Path) -> None:
         ("(\\\\d{4})", "(\\\\d{4}", "items[0].features.year", "regular expression"),
         ("latitude: lat, ", "", "users[0].features.place", "come together"),
         ("event: kind", "event: kind\n    event_type: view", "interactions[0]", "either"),
+        ("user: visitor", "user: sku", "interactions[0]", "same column"),
+        ("path: events.csv", "path: a.txt\n    format: lists", "interactions[0]", "items only"),
         ("role: categorical", "role: numeric", "interactions[0]", "context `device`"),
         ("      name:", "      na me:", "items[0].features.na me", "letters"),
         ("path: events.csv", "path: []", "interactions[0].path", "at least 1"),

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shortlist.schema import FileFormat
-from training import readers
+from training import byte_blocks
 from training.bad_rows import BadRowLog
 from training.readers import (
     EmptySource,
@@ -106,7 +106,7 @@ def test_rows_of_another_width_are_bad(read: Any) -> None:
 def test_line_numbers_hold_over_many_batches_and_bad_rows(
     read: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "_BLOCK_BYTES", 512)
+    monkeypatch.setattr(byte_blocks, "BLOCK_BYTES", 512)
     lines = [f"u{n}::i{n}" if n % 7 else f"u{n}" for n in range(1, 1001)]
     found = read("\n".join(lines), name="t.dat", file_format=DOUBLE_COLON)
     assert found.log.bad == 1000 // 7
@@ -151,7 +151,7 @@ def test_rows_in_another_encoding_than_said_are_bad(read: Any) -> None:
 
 
 def test_a_character_across_two_blocks_is_whole(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "_BLOCK_BYTES", 16)
+    monkeypatch.setattr(byte_blocks, "BLOCK_BYTES", 16)
     found = read("u1::ééééééééééééééé\nu2::é\n", name="t.dat", file_format=DOUBLE_COLON)
     assert found.rows == [("u1", "é" * 15), ("u2", "é")]
 
@@ -167,9 +167,17 @@ def test_a_damaged_compressed_file_is_told(read: Any) -> None:
 
 
 def test_a_quote_that_never_ends_is_told(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "_BLOCK_BYTES", 512)
+    monkeypatch.setattr(byte_blocks, "BLOCK_BYTES", 512)
     with pytest.raises(SourceUnreadable, match="quote: false"):
         read('user,item\nu1,"open\n' + "u2,b\n" * 2000)
+
+
+def test_a_line_without_end_is_told(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(byte_blocks, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(byte_blocks, "_LONGEST_LINE_BYTES", 2048)
+    for file_format in (TSV, FileFormat(type="lists")):
+        with pytest.raises(SourceUnreadable, match="a line is longer"):
+            read("user\titem\nu1\t" + "a" * 10_000, file_format=file_format)
 
 
 def test_a_missing_column_is_named_with_those_there(read: Any) -> None:
@@ -209,7 +217,7 @@ def test_lists_may_have_a_separator(read: Any) -> None:
 
 
 def test_lists_survive_block_ends(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(byte_blocks, "BLOCK_BYTES", 64)
     content = "".join(f"u{n} a{n} b{n}\n" for n in range(100))
     found = read(content, file_format=FileFormat(type="lists"))
     assert found.rows == [(f"u{n}", f"{x}{n}") for n in range(100) for x in "ab"]
