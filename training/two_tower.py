@@ -1,10 +1,10 @@
 """The two-tower model in TF-Recommenders, and its export to plain arrays.
 
-The item tower is a sum of an id embedding, the means of the item's token embeddings a feature, and
-a projection of its numbers; id dropout makes the content carry an item alone, so an item that
-nobody clicked gets a useful vector, too (DropoutNet: Volkovs et al., NeurIPS 2017). The user tower
-is `retrieval_svc.encoder`. Both are unit length; the loss is a sampled softmax over in-batch and
-uniform negatives with log-Q correction (Yi et al., RecSys 2019; Yang et al., WWW 2020).
+The item tower is a sum of a constant, an id embedding, the mean token embedding of each feature,
+and a projection of the item's numbers; id dropout makes the content carry an item alone, so an item
+that nobody clicked gets a useful vector, too (DropoutNet: Volkovs et al., NeurIPS 2017). The user
+tower is `retrieval_svc.encoder`. Both are unit length; the loss is a sampled softmax over in-batch
+and uniform negatives with log-Q correction (Yi et al., RecSys 2019; Yang et al., WWW 2020).
 """
 
 from __future__ import annotations
@@ -205,6 +205,8 @@ class _TwoTowerModel(tfrs.Model):
         self._item_numeric = self.add_weight(
             name="item_numeric", shape=(items.numeric.shape[1], dim), initializer="zeros"
         )
+        # What any item has, so that one without clicks and content has a vector, too.
+        self._any_item = self.add_weight(name="any_item", shape=(1, dim), initializer=small)
         self._tokens, self._token_weights = tf.constant(items.tokens), tf.constant(items.weights)
         self._numbers = tf.constant(items.numeric)
         # An item that was never clicked has no id embedding, only content.
@@ -248,7 +250,7 @@ class _TwoTowerModel(tfrs.Model):
         tokens = tf.gather(self._item_tokens, tf.gather(self._tokens, rows))
         content = tf.reduce_sum(tokens * tf.gather(self._token_weights, rows)[..., None], axis=1)
         numbers = tf.matmul(tf.gather(self._numbers, rows), self._item_numeric)
-        return tf.nn.l2_normalize(own + content + numbers, axis=-1)
+        return tf.nn.l2_normalize(self._any_item + own + content + numbers, axis=-1)
 
     def users(self, batch: dict[str, tf.Tensor], history_vectors: tf.Tensor) -> tf.Tensor:
         """Unit vectors [n, dim]; `history_vectors` is [n, history_length, dim], newest last."""

@@ -1,0 +1,62 @@
+"""Users' histories as the tiers see them, from rows of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from shortlist.tiers import AttributeValue, History
+from training.dataset import Dataset
+from training.encoding import entity_columns
+
+__all__ = ["UserRows", "history_of", "user_attributes", "user_histories"]
+
+Rows = npt.NDArray[np.int64]
+
+
+class UserRows:
+    """Finds the interactions of a user among some rows, by binary search."""
+
+    def __init__(self, dataset: Dataset, rows: Rows) -> None:
+        users = dataset.events.user[rows]
+        order = np.argsort(users, kind="stable")  # rows are by time, so each user's are, too
+        self._users, self._rows = users[order], rows[order]
+
+    def of(self, user: int) -> Rows:
+        """Rows of `user`, oldest first."""
+        start = np.searchsorted(self._users, user)
+        return self._rows[start : np.searchsorted(self._users, user, side="right")]
+
+
+def history_of(dataset: Dataset, rows: Rows) -> History:
+    """The interactions `rows`, which stand oldest first."""
+    events = dataset.events
+    return History(
+        keys=dataset.item_keys[events.item[rows]],
+        times_ms=events.time_ms[rows],
+        weights=events.weight[rows],
+    )
+
+
+def user_histories(dataset: Dataset, rows: Rows, users: Sequence[int] | Rows) -> list[History]:
+    """The histories that `users` have among `rows`."""
+    index = UserRows(dataset, rows)
+    return [history_of(dataset, index.of(int(user))) for user in users]
+
+
+def user_attributes(
+    dataset: Dataset, users: Sequence[int] | Rows
+) -> list[Mapping[str, AttributeValue]]:
+    """The attributes of `users`, by feature name, without the missing ones."""
+    chosen = dataset.users.take(np.asarray(users, np.int64))
+    columns = entity_columns(chosen, dataset.schema.user_features)
+    return [
+        {
+            name: tuple(values[row]) if isinstance(values[row], list) else values[row]
+            for name, values in columns.items()
+            if values[row] is not None
+        }
+        for row in range(chosen.num_rows)
+    ]

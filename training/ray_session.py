@@ -1,0 +1,113 @@
+"""A Ray cluster for one job: the one it was submitted to, or a private one that leaves no trace."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+__all__ = ["new_board", "ray_session", "wait_for"]
+
+# Legacy Keras is what TF-Recommenders is written against; one thread a worker, one worker a core.
+WORKER_ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+_OBJECT_STORE_BYTES = 512 * 1024 * 1024
+
+
+@contextmanager
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """Connect to `address`, else to the cluster of the enclosing `ray job`, else start one here.
+
+    A private cluster keeps its files in a folder of its own and takes them along when it ends.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Warnings of Ray and of what it imports are not ours to act upon.
+    warnings.filterwarnings("ignore", module="ray|opentelemetry|pkg_resources")
+    environment = {"env_vars": WORKER_ENVIRONMENT}
+    if address:
+        ray.init(address=address, runtime_env=environment, log_to_driver=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # Ray's socket paths must be short, so the folder cannot lie in the workdir.
+    home = tempfile.mkdtemp(prefix="sl-ray-")
+    # Without a token in the environment Ray would write one to the home directory.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        ray.init(
+            address="local",
+            num_cpus=os.cpu_count(),
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            runtime_env=environment,
+            _temp_dir=home,
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+class _Board:
+    """Where tasks write how far they are, and the driver reads it."""
+
+    def __init__(self) -> None:
+        self._progress: dict[str, tuple[int, int]] = {}
+
+    def report(self, task: str, done: int, total: int) -> None:
+        self._progress[task] = (done, total)
+
+    def read(self) -> dict[str, tuple[int, int]]:
+        return self._progress
+
+
+def new_board() -> Any:
+    """An actor with the methods of `_Board`; needs a Ray session."""
+    return ray.remote(num_cpus=0)(_Board).remote()
+
+
+def wait_for(results: Sequence[ray.ObjectRef], board: Any, title: str) -> list[Any]:
+    """The results in order, with progress bars on stderr while they are made.
+
+    The first task that fails ends the wait with its own error.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=False) as bars:
+        shown: dict[str, Any] = {}
+        pending = list(results)
+        while pending:
+            finished, pending = ray.wait(pending, num_returns=1, timeout=0.5)
+            _show(bars, shown, ray.get(board.read.remote()), title)
+            for result in finished:
+                _raise_cause(result)
+    return ray.get(list(results))
+
+
+def _show(
+    bars: Progress, shown: dict[str, Any], progress: dict[str, tuple[int, int]], title: str
+) -> None:
+    for task, (done, total) in progress.items():
+        if task not in shown:
+            shown[task] = bars.add_task(f"{title}: {task}", total=total)
+        bars.update(shown[task], completed=done, total=total)
+
+
+def _raise_cause(result: ray.ObjectRef) -> None:
+    """Ray wraps what a task raised; the caller wants the error itself."""
+    try:
+        ray.get(result)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
