@@ -1,0 +1,331 @@
+"""A small catalogue behind real, if simple, tiers: exact search over arrays, a ranker by key.
+
+The switches (`fails`, `delay_s`, `version`) make a tier misbehave on purpose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from orchestrator.assemble import assemble
+from orchestrator.pipeline import Recommender
+from shortlist.admin import LoadedVersion, TierStatus
+from shortlist.config import Config
+from shortlist.errors import NotImplementedYet, VersionNotServed
+from shortlist.ids import key_of, keys_of, shard_of
+from shortlist.page import Page, PageRequest
+from shortlist.schema import EventType
+from shortlist.stores import Profile, ProfileStore
+from shortlist.stores.memory import MemoryProfileStore
+from shortlist.tiers import (
+    Floats,
+    History,
+    ItemCards,
+    Keys,
+    RankerStatus,
+    RetrievedSlice,
+    RetrieveQuery,
+    RetrieverStatus,
+    ScoreQuery,
+    Scores,
+    SourceCandidates,
+    StageFailure,
+)
+
+DIM = 8
+WATERMARK_MS = 1_600_000_000_000
+DAY_MS = 86_400_000
+NOW_MS = WATERMARK_MS + DAY_MS
+SOURCES = ("two_tower", "popular")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """Items `i0`, `i1`, ...; rows of all columns are aligned."""
+
+    ids: tuple[str, ...]
+    keys: Keys
+    vectors: Floats  # float32 [n, DIM], unit length
+    popularity: Floats  # with many ties
+    genres: tuple[tuple[str, ...], ...]
+
+    @staticmethod
+    def of(items: int, seed: int = 7) -> Catalogue:
+        rng = np.random.default_rng(seed)
+        vectors = rng.normal(size=(items, DIM)).astype(np.float32)
+        ids = tuple(f"i{n}" for n in range(items))
+        return Catalogue(
+            ids=ids,
+            keys=keys_of(ids),
+            vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
+            popularity=rng.integers(0, 20, items).astype(np.float32),
+            genres=tuple((f"g{n % 5}",) for n in range(items)),
+        )
+
+    def row(self, key: int) -> int:
+        return int(np.flatnonzero(self.keys == key)[0])
+
+
+class ArrayShard:
+    """A `Retriever` by exact search over one slice of a catalogue."""
+
+    def __init__(
+        self, catalogue: Catalogue, shard: int = 0, shards: int = 1, version: str = "v1"
+    ) -> None:
+        rows = np.flatnonzero(shard_of(catalogue.keys, shards) == shard)
+        self.catalogue, self.rows = catalogue, rows
+        self.keys = catalogue.keys[rows]
+        self.shard, self.shards = shard, shards
+        self.version = version  # active
+        self.also: tuple[str, ...] = ()  # served as well when pinned
+        self.fails: Exception | None = None
+        self.fails_describe: Exception | None = None
+        self.failing_source = ""
+        self.delay_s = 0.0
+        self.forgets: Keys = np.empty(0, np.uint64)  # proposed, but gone when described
+        self.queries: list[RetrieveQuery] = []
+        self.closed = False
+
+    @property
+    def name(self) -> str:
+        return f"array/{self.shard}"
+
+    async def retrieve(self, query: RetrieveQuery) -> RetrievedSlice:
+        self.queries.append(query)
+        await self._misbehave(self.fails)
+        version = self._pinned(query.index_version)
+        names = [name for name in query.quotas if name != self.failing_source]
+        failures = [name for name in query.quotas if name == self.failing_source]
+        return RetrievedSlice(
+            shard=self.shard,
+            shards=self.shards,
+            index_version=version,
+            sources=tuple(self._propose(name, query) for name in names),
+            items_searched=len(self.keys),
+            failures=tuple(
+                StageFailure(stage=f"source/{name}", reason="SOURCE_FAILED", detail="KeyError")
+                for name in failures
+            ),
+            unknown=self._unknown(query.check),
+        )
+
+    async def describe(
+        self, keys: Keys, fields: tuple[str, ...], index_version: str | None
+    ) -> ItemCards:
+        await self._misbehave(self.fails or self.fails_describe)
+        version = self._pinned(index_version)
+        own = keys[np.isin(keys, self.keys) & ~np.isin(keys, self.forgets)]
+        rows = [self.catalogue.row(key) for key in own.tolist()]
+        return ItemCards(
+            index_version=version,
+            keys=own,
+            ids=tuple(self.catalogue.ids[row] for row in rows),
+            titles=tuple(f"Title {self.catalogue.ids[row]}" for row in rows),
+            vectors=self.catalogue.vectors[rows],
+            groups={"genre": tuple(self.catalogue.genres[row] for row in rows)},
+            attributes=tuple(
+                {name: self.catalogue.genres[row] for name in fields if name == "genre"}
+                for row in rows
+            ),
+        )
+
+    async def status(self) -> RetrieverStatus:
+        await self._misbehave(self.fails)
+        return RetrieverStatus(
+            shard=self.shard,
+            shards=self.shards,
+            index_version=self.version,
+            items=len(self.keys),
+            items_total=len(self.catalogue.keys),
+            sources=SOURCES,
+            watermark_ms=WATERMARK_MS,
+        )
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def _misbehave(self, error: Exception | None) -> None:
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if error is not None:
+            raise error
+
+    def _pinned(self, version: str | None) -> str:
+        if version not in (None, self.version, *self.also):
+            raise VersionNotServed(f"shard {self.shard} serves {self.version}, not {version}")
+        return version or self.version
+
+    def _propose(self, source: str, query: RetrieveQuery) -> SourceCandidates:
+        scores = self._scores(source, query.user.history)
+        rows = np.flatnonzero(~np.isin(self.keys, query.exclude))
+        best = rows[np.lexsort((self.keys[rows], -scores[rows]))][: query.quotas[source]]
+        return SourceCandidates(source=source, keys=self.keys[best], scores=scores[best])
+
+    def _scores(self, source: str, history: History) -> Floats:
+        if source == "popular":
+            return self.catalogue.popularity[self.rows]
+        known = np.isin(self.catalogue.keys, history.keys)
+        taste = self.catalogue.vectors[known].sum(axis=0) + np.float32(0.01)
+        # Row by row: a matrix product may round differently for slices of other sizes.
+        return (self.catalogue.vectors[self.rows] * taste).sum(axis=1)
+
+    def _unknown(self, keys: Keys) -> int:
+        mine = keys[shard_of(keys, self.shards) == self.shard]
+        return int(np.count_nonzero(~np.isin(mine, self.keys)))
+
+
+class KeyRanker:
+    """A `Ranker` whose score is a fixed, arbitrary number for each item."""
+
+    def __init__(self, version: str = "r1") -> None:
+        self.name = f"ranker/{version}"
+        self.version = version
+        self.fails: Exception | None = None
+        self.answers: Floats | None = None  # instead of the true scores
+        self.delay_s = 0.0
+        self.queries: list[ScoreQuery] = []
+        self.closed = False
+
+    async def score(self, query: ScoreQuery) -> Scores:
+        self.queries.append(query)
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if self.fails is not None:
+            raise self.fails
+        if query.model_version not in (None, self.version):
+            raise VersionNotServed(f"this ranker serves {self.version}, not {query.model_version}")
+        scores = scores_by_key(query.candidates.keys) if self.answers is None else self.answers
+        return Scores(model_version=self.version, scores=scores)
+
+    async def status(self) -> RankerStatus:
+        return RankerStatus(model_version=self.version, engine="key", items=0, watermark_ms=0)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def scores_by_key(keys: Keys) -> Floats:
+    return (keys % np.uint64(1009)).astype(np.float32)
+
+
+class FixedVersion:
+    """A `VersionedTier` that says what an `ArrayShard` or a `KeyRanker` serves."""
+
+    def __init__(self, tier: ArrayShard | KeyRanker) -> None:
+        self._tier = tier
+
+    def status(self) -> TierStatus:
+        tier = self._tier
+        if isinstance(tier, KeyRanker):
+            loaded = LoadedVersion(
+                version=tier.version, active=True, items=0, items_total=0, watermark_ms=0
+            )
+            return TierStatus(tier="ranking", versions=(loaded,), capabilities=("key",))
+        loaded = LoadedVersion(
+            version=tier.version,
+            active=True,
+            items=len(tier.keys),
+            items_total=len(tier.catalogue.keys),
+            watermark_ms=WATERMARK_MS,
+        )
+        return TierStatus(
+            tier="retrieval",
+            versions=(loaded,),
+            capabilities=SOURCES,
+            shard=tier.shard,
+            shards=tier.shards,
+        )
+
+    async def prepare(self, version: str) -> None:
+        raise NotImplementedYet(version)
+
+    async def activate(self, version: str) -> str:
+        raise NotImplementedYet(version)
+
+    async def retire(self, version: str) -> None:
+        raise NotImplementedYet(version)
+
+
+@dataclass
+class World:
+    """A whole system in one process, and its parts to play with."""
+
+    catalogue: Catalogue
+    shards: list[ArrayShard]
+    rankers: list[KeyRanker]
+    profiles: ProfileStore
+    recommender: Recommender
+    users: Mapping[str, Profile] = field(default_factory=dict)
+
+    async def page(self, user_id: str = "ann", **fields: object) -> Page:
+        return await self.recommender.recommend(PageRequest(user_id=user_id, **fields))  # type: ignore[arg-type]
+
+    async def __aenter__(self) -> World:
+        await self.recommender.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.recommender.close()
+
+
+EVENTS = {
+    "click": EventType(weight=1.0),
+    "rating": EventType(weight=2.0, positive_at=3.0),
+    "view": EventType(weight=0.0),
+}
+
+
+def a_world(
+    items: int = 300,
+    shards: int = 2,
+    *,
+    config: Config | None = None,
+    profiles: ProfileStore | None = None,
+    rankers: int = 1,
+) -> World:
+    """Users `ann` (20 items of history) and `bob` (2); `now` is a day after the watermark."""
+    catalogue = Catalogue.of(items)
+    slices = [ArrayShard(catalogue, shard, shards) for shard in range(shards)]
+    scorers = [KeyRanker() for _ in range(rankers)]
+    users = {
+        "ann": a_user("ann", catalogue, range(20)),
+        "bob": a_user("bob", catalogue, range(40, 42)),
+    }
+    store = profiles or MemoryProfileStore(users.items())
+    recommender = assemble(
+        config or Config(),
+        [[one] for one in slices],
+        scorers,
+        store,
+        events=EVENTS,
+        clock=lambda: NOW_MS / 1000,
+    )
+    return World(
+        catalogue=catalogue,
+        shards=slices,
+        rankers=scorers,
+        profiles=store,
+        recommender=recommender,
+        users=users,
+    )
+
+
+def a_user(user_id: str, catalogue: Catalogue, rows: range) -> Profile:
+    keys = catalogue.keys[rows.start : rows.stop]
+    times = WATERMARK_MS - DAY_MS + np.arange(len(keys), dtype=np.int64)
+    history = History(keys=keys, times_ms=times, weights=np.ones(len(keys), np.float32))
+    return Profile(
+        user_key=key_of(user_id), history=history, seen=keys, attributes={"country": "is"}
+    )
+
+
+def reasons(page: Page) -> list[str]:
+    return [str(one.reason) for one in page.degradations]
+
+
+def item_ids(page: Page) -> list[str]:
+    return [item.id for item in page.items]
