@@ -40,7 +40,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED) ## Make a world, train both tiers, serve, and show pages and the funnel
-	@$(WITH_TMP) $(BIN)/shortlist demo --workdir $(WORKDIR) $(ARGS)
+	@$(BIN)/shortlist demo --workdir $(WORKDIR) $(ARGS)
 
 up: $(INSTALLED) ## Serve the demo's workdir as separate processes (ARGS="--shards 2 --port 7700")
 	@$(BIN)/shortlist up --workdir $(WORKDIR) $(ARGS)

@@ -327,7 +327,8 @@ class Supervisor:
 
 async def is_serving(address: str) -> bool:
     """Whether the gRPC health service at `address` answers SERVING."""
-    async with grpc.aio.insecure_channel(address) as channel:
+    options = [("grpc.enable_http_proxy", 0)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=1.0

@@ -96,11 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except OSError as error:
         return _report(str(error), FAILED)
-    except ModuleNotFoundError as error:
-        return _report(_missing(error), FAILED)
     except Exception as error:
         if settings.debug:
             raise
+        if isinstance(error, ModuleNotFoundError):
+            return _report(_missing(error), FAILED)
         text = f"{type(error).__name__}: {error}"
         return _report(f"internal: {text} (`shortlist --debug ...` shows where)", FAILED)
     return code if isinstance(code, int) else 0

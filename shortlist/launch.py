@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["child_environment", "module_command", "tethered"]
+__all__ = ["child_environment", "module_command", "private_ray", "tethered"]
 
 _PR_SET_PDEATHSIG = 1
 _SOURCES = Path(__file__).resolve().parent.parent
@@ -31,6 +32,23 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     paths = [str(_SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
     defaults = {"TF_USE_LEGACY_KERAS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
     return {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(paths), **(extra or {})}
+
+
+def private_ray(tmp: Path) -> dict[str, str]:
+    """Environment of a process that brings up a Ray of its own and leaves nothing behind.
+
+    Its files go into `tmp`, whose name must be short: Ray keeps Unix sockets there. It wants a
+    token from its clients that nobody else knows and that is kept in no file; without one of ours,
+    Ray would write one into the home folder. What the environment says about Ray already, stays.
+    """
+    private = {
+        "TMPDIR": str(tmp),
+        "RAY_TMPDIR": str(tmp),
+        "KERAS_HOME": str(tmp / "keras"),
+    }
+    if not any(name.startswith(("RAY_AUTH_", "RAY_ADDRESS")) for name in os.environ):
+        private |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return private
 
 
 def tethered(command: list[str]) -> list[str]:

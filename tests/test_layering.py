@@ -44,8 +44,8 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "orchestrator/embedded.py": TIERS,
 }
 
-# file pattern -> packages that it may import inside functions only: the command line starts
-# everything, and starts nothing that the command at hand does not need.
+# file pattern -> packages that it may import inside functions only (or for its annotations): the
+# command line starts everything, and loads nothing that the command at hand does not need.
 LAZY_EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "shortlist/commands/*.py": ("training", "simulator", "orchestrator"),
 }
@@ -90,7 +90,7 @@ class Import:
     path: str  # relative to the checkout
     line: int
     module: str
-    lazy: bool  # inside a function
+    lazy: bool  # inside a function, or under TYPE_CHECKING
 
     @property
     def top(self) -> str:
@@ -171,14 +171,18 @@ def _imports(checkout: Path) -> Iterator[Import]:
 def _imports_of(source: str, path: str) -> Iterator[Import]:
     tree = ast.parse(source, path)
     lazy_nodes = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for node in ast.walk(function)
+        id(node) for block in ast.walk(tree) if _is_lazy(block) for node in ast.walk(block)
     }
     for node in ast.walk(tree):
         for module in _modules_of(node):
             yield Import(path=path, line=node.lineno, module=module, lazy=id(node) in lazy_nodes)
+
+
+def _is_lazy(block: ast.AST) -> bool:
+    """A function's body runs when it is called; what is under TYPE_CHECKING, never."""
+    if isinstance(block, ast.If):
+        return isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+    return isinstance(block, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
 
 
 def _modules_of(node: ast.AST) -> Iterator[str]:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -93,7 +93,7 @@ def _make_world(
     from simulator import World, WorldConfig, write_dataset
 
     config = WorldConfig(users=400, items=1_500, events=12_000) if fast else WorldConfig()
-    given = {name: value for name, value in sizes.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
     with terminal.progress() as progress:
         written = write_dataset(World(replace(config, **given)), folder, progress=progress)
     return Schema.load(written.schema), folder

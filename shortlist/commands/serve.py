@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from shortlist.commands.options import host_option, port_option, workdir_option
+from shortlist.launch import child_environment, module_command
 
 __all__ = ["serve"]
 
@@ -29,4 +31,13 @@ def serve(workdir: Path, host: str, port: int) -> None:
       grpcurl -plaintext -d '{"user": {"id": "42"}}' 127.0.0.1:7700 \\
         shortlist.v1.Orchestrator/Recommend
     """
-    raise NotImplementedError
+    from shortlist.artifacts import ArtifactStore
+
+    artifacts = ArtifactStore(workdir / "artifacts")
+    for tier in ("retrieval", "ranking"):
+        artifacts.current(tier)  # an untrained workdir is an error of this command
+    command = module_command(
+        "orchestrator", "--workdir", str(workdir), "--host", host, "--port", str(port)
+    )
+    # Not a call: numpy, which this process has loaded, reads its thread count only once.
+    os.execve(command[0], command, child_environment())

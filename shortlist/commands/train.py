@@ -21,14 +21,15 @@ from rich.table import Table
 from shortlist.commands.options import workdir_option
 from shortlist.commands.terminal import Terminal
 from shortlist.errors import ShortlistError
-from shortlist.launch import child_environment, module_command, tethered
+from shortlist.launch import child_environment, module_command, private_ray, tethered
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-__all__ = ["JobFailed", "follow_job", "run_job_here", "submission_id", "train"]
+__all__ = ["JobFailed", "follow_job", "run_job_here", "run_to_end", "submission_id", "train"]
 
 TIERS = ("retrieval", "ranking")
+_LONGEST_TMP = 16
 _STOP_GRACE_S = 30.0
 _POLL_S = 0.5
 
@@ -75,30 +76,35 @@ def train(tier: str, workdir: Path, address: str | None) -> None:
 
 
 def run_job_here(tier: str, workdir: Path) -> None:
-    """Run `python -m training.<tier>` in a process of its own; what it prints goes to stderr.
-
-    Raises `JobFailed`. The job, its Ray and their temporary files are gone when this returns.
-    """
+    """Run `python -m training.<tier>` and its Ray on this machine. Raises `JobFailed`."""
     command = module_command(f"training.{tier}", "--workdir", str(workdir.resolve()))
+    run_to_end(command, f"training {tier}")
+
+
+def run_to_end(command: list[str], name: str) -> None:
+    """Run a job in a process of its own; what it prints goes to stderr.
+
+    Ctrl-C and SIGTERM interrupt the job. It, its Ray and their temporary files are gone when this
+    returns. Raises `JobFailed`.
+    """
     with _private_tmp() as tmp:
         job = subprocess.Popen(
             tethered(command),
             stdout=2,
-            env=child_environment(
-                # Ray keeps Unix sockets there: the name must be short.
-                {"TMPDIR": str(tmp), "RAY_TMPDIR": str(tmp), "KERAS_HOME": str(tmp / "keras")}
-            ),
+            env=child_environment(private_ray(tmp)),
             start_new_session=True,
         )
         with _stopping(job):
             code = job.wait()
     if code != 0:
-        raise JobFailed(f"training {tier} ended with exit code {code}; its output is above")
+        raise JobFailed(f"{name} ended with exit code {code}; its output is above")
 
 
 @contextlib.contextmanager
 def _private_tmp() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="sl-"))
+    # Ray keeps Unix sockets some 85 bytes below it, and the kernel allows 107 in all.
+    folder = tempfile.gettempdir()
+    path = Path(tempfile.mkdtemp(prefix="", dir=folder if len(folder) <= _LONGEST_TMP else "/tmp"))
     try:
         yield path
     finally:
@@ -182,9 +188,10 @@ def _submit(client: JobSubmissionClient, job: str, entrypoint: str) -> None:
 
 
 async def _print_log(client: JobSubmissionClient, job: str) -> None:
-    async for text in client.tail_job_logs(job):
-        sys.stderr.write(text)
-        sys.stderr.flush()
+    async with contextlib.aclosing(client.tail_job_logs(job)) as log:
+        async for text in log:
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def show_versions(workdir: Path, terminal: Terminal) -> None:
@@ -203,10 +210,16 @@ def show_versions(workdir: Path, terminal: Terminal) -> None:
 
 
 def _metrics(metrics: object) -> str:
+    """The plain figures; of a curve, its first and last point. Deeper structures are left out."""
     if not isinstance(metrics, dict):
         return ""
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in metrics.items()
-        if isinstance(value, int | float | str)
-    )
+    shown = {name: _figure(value) for name, value in metrics.items()}
+    return ", ".join(f"{name} {text}" for name, text in shown.items() if text)
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, list) and value and all(isinstance(one, float) for one in value):
+        return f"{value[0]:.4g} → {value[-1]:.4g}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value) if isinstance(value, int | str) else ""

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+
+from shortlist.commands.options import parse_context
+from shortlist.errors import InvalidField
+
+
+def test_context_values_are_texts_numbers_or_lists() -> None:
+    assert parse_context(("device=phone", "hour=21", "tags=a,b", "note=x=y")) == {
+        "device": "phone",
+        "hour": 21.0,
+        "tags": ("a", "b"),
+        "note": "x=y",
+    }
+
+
+@pytest.mark.parametrize("pair", ["phone", "=phone", ""])
+def test_a_context_that_is_no_pair_is_refused(pair: str) -> None:
+    with pytest.raises(InvalidField, match="NAME=VALUE"):
+        parse_context((pair,))

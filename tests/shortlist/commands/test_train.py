@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shortlist.commands.train import JobFailed, follow_job, run_to_end, submission_id
+from shortlist.launch import child_environment, private_ray
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+
+def test_the_same_job_has_the_same_name(tmp_path: Path) -> None:
+    assert submission_id("retrieval", tmp_path) == submission_id("retrieval", tmp_path)
+    assert submission_id("retrieval", tmp_path) != submission_id("ranking", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["shortlist.yaml", "dataset/dataset.json"])
+def test_another_configuration_or_data_set_makes_another_job(tmp_path: Path, name: str) -> None:
+    before = submission_id("retrieval", tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("something else")
+    assert submission_id("retrieval", tmp_path) != before
+
+
+def test_a_job_that_fails_is_an_error_and_leaves_no_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    job = "import os, sys; open(os.environ['TMPDIR'] + '/left', 'w'); sys.exit('no data')"
+    with pytest.raises(JobFailed, match="training it ended with exit code 1"):
+        run_to_end([sys.executable, "-c", job], "training it")
+    assert "no data" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_reaches_the_job_and_ends_it(tmp_path: Path, number: signal.Signals) -> None:
+    job = f"""
+        import os, pathlib, time
+        folder = pathlib.Path({str(tmp_path)!r})
+        try:
+            (folder / "pid").write_text(str(os.getpid()))
+            time.sleep(600)
+        except KeyboardInterrupt:
+            (folder / "interrupted").touch()
+    """
+    starter = f"""
+        import sys
+        from shortlist.commands.train import run_to_end
+        run_to_end([sys.executable, "-c", {textwrap.dedent(job)!r}], "the job")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(starter)]
+    running = subprocess.Popen(command, env=child_environment(), stderr=subprocess.DEVNULL)
+    try:
+        pid = int(_wait_for(tmp_path / "pid"))
+        running.send_signal(number)
+        assert running.wait(30) != 0
+    finally:
+        running.kill()
+        running.wait()
+    assert (tmp_path / "interrupted").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")  # Ray's own call
+class TestOnACluster:
+    """`follow_job` against a Ray head with its job server, as `--address` meets it."""
+
+    def test_a_job_runs_to_its_end_and_its_log_is_shown(
+        self, cluster: JobSubmissionClient, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        follow_job(cluster, job="good", entrypoint="echo the job speaks")
+        assert "the job speaks" in capsys.readouterr().err
+
+    def test_a_finished_job_runs_again_under_its_name(self, cluster: JobSubmissionClient) -> None:
+        follow_job(cluster, job="again", entrypoint="true")
+        first = cluster.get_job_info("again").start_time
+        follow_job(cluster, job="again", entrypoint="true")
+        assert cluster.get_job_info("again").start_time > first
+
+    def test_a_job_that_fails_is_an_error_that_names_it(self, cluster: JobSubmissionClient) -> None:
+        with pytest.raises(JobFailed, match="job bad ended as FAILED"):
+            follow_job(cluster, job="bad", entrypoint="exit 3")
+
+    def test_a_running_job_is_joined_and_ctrl_c_stops_it(
+        self, cluster: JobSubmissionClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cluster.submit_job(entrypoint="echo started; sleep 600", submission_id="long")
+
+        def interrupt(_text: str) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(sys.stderr, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            follow_job(cluster, job="long", entrypoint="echo another")
+        monkeypatch.undo()
+        ends = time.monotonic() + 30
+        while not cluster.get_job_status("long").is_terminal():
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+        assert cluster.get_job_status("long").value == "STOPPED"
+        assert len([job for job in cluster.list_jobs() if job.submission_id == "long"]) == 1
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[JobSubmissionClient]:
+    from ray.job_submission import JobSubmissionClient
+
+    tmp = tempfile.mkdtemp(prefix="sl-")
+    head = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *("--port=0", "--dashboard-port=0", f"--temp-dir={tmp}", "--num-cpus=1"),
+            *("--include-dashboard=true", "--disable-usage-stats"),
+        ],
+        env=child_environment(private_ray(Path(tmp))),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield JobSubmissionClient(_job_server(head))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+        head.communicate()
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def _job_server(head: subprocess.Popen[str]) -> str:
+    """The address that the head prints when it is up."""
+    assert head.stdout is not None
+    for line in head.stdout:
+        if found := re.search(r"RAY_API_SERVER_ADDRESS='(\S+)'", line):
+            return found[1]
+    raise AssertionError("the Ray head did not start")
+
+
+def _wait_for(path: Path, timeout_s: float = 30.0) -> str:
+    ends = time.monotonic() + timeout_s
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < ends, f"{path} did not appear"
+        time.sleep(0.02)
+    return path.read_text()
