@@ -54,7 +54,7 @@ POINTER = "current"
 
 _LOCK = ".lock"
 _STAGING = ".staging-"
-_STAGING_LOCK = ".lock"
+_ALIVE = ".alive"  # beside a staging folder, locked while its writer lives
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MANIFEST_LIMIT = 16 << 20  # bytes; a manifest lists files, it does not hold them
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib")
@@ -138,7 +138,7 @@ class ArtifactStore:
             _sweep(home)
             folder = Path(mkdtemp(prefix=_STAGING, dir=home))
             folder.chmod(0o755)  # mkdtemp's 0700 would hide the version from a serving user
-            alive = folder.with_name(folder.name + _STAGING_LOCK)
+            alive = folder.with_name(folder.name + _ALIVE)
             handle = _lock(alive, fcntl.LOCK_EX)  # the kernel lets go of it when we die
         try:
             yield StagedArtifact(self, tier, folder)
@@ -551,12 +551,16 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _sweep(home: Path) -> None:
-    """Remove the staging folders whose writers are dead: nobody holds their lock any more."""
-    for alive in home.glob(f"{_STAGING}*{_STAGING_LOCK}"):
+    """Remove the staging folders whose writers are dead: nobody holds their lock any more.
+
+    Called under the tier's lock, so none is just being made.
+    """
+    for name in {path.name.removesuffix(_ALIVE) for path in home.glob(f"{_STAGING}*")}:
+        alive = home / (name + _ALIVE)
         try:
             handle = _lock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
-        shutil.rmtree(alive.with_name(alive.name.removesuffix(_STAGING_LOCK)), ignore_errors=True)
+        shutil.rmtree(home / name, ignore_errors=True)
         alive.unlink()
         os.close(handle)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shortlist.artifacts import Artifact, ArtifactStore, PointerMoved
+from shortlist.artifacts import MANIFEST, Artifact, ArtifactStore, PointerMoved
 from shortlist.errors import (
     ArtifactCorrupt,
     ArtifactNotFound,
@@ -115,6 +115,31 @@ class TestPublishing:
             one.publish(version="one", meta={})
             other.publish(version="other", meta={})
         assert sorted(store.versions("retrieval")) == ["one", "other"]
+
+    def test_everything_is_on_disk_before_the_version_gets_its_name(
+        self, store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        steps: list[str] = []
+        fsync, rename = os.fsync, os.rename
+
+        def noted_fsync(handle: int) -> None:
+            steps.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+            fsync(handle)
+
+        def noted_rename(source: Path, target: Path) -> None:
+            steps.append(f"-> {Path(target).name}")
+            rename(source, target)
+
+        with store.stage("retrieval") as staged:
+            write_files(staged.path)
+            monkeypatch.setattr(os, "fsync", noted_fsync)
+            monkeypatch.setattr(os, "rename", noted_rename)
+            staged.publish(version="v1", meta={})
+            named = steps.index("-> v1")
+            before = steps[:named]
+            assert {Path(name).name for name in FILES} <= set(before[: before.index(MANIFEST)])
+            assert {"index", "shard-00000", staged.path.name} <= set(before)
+            assert steps[named + 1] == "retrieval"
 
     def test_an_empty_artifact_is_refused(self, store: ArtifactStore) -> None:
         with store.stage("retrieval") as staged, pytest.raises(ArtifactRefused, match="no files"):
