@@ -30,6 +30,7 @@ __all__ = ["JobFailed", "follow_job", "run_job_here", "run_to_end", "submission_
 
 TIERS = ("retrieval", "ranking")
 _LONGEST_TMP = 16
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STOP_GRACE_S = 30.0
 _POLL_S = 0.5
 
@@ -118,7 +119,7 @@ def _stopping(job: subprocess.Popen[bytes]) -> Iterator[None]:
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in _STOP_SIGNALS}
     try:
         yield
     except KeyboardInterrupt:
@@ -130,7 +131,8 @@ def _stopping(job: subprocess.Popen[bytes]) -> Iterator[None]:
         if job.poll() is None:
             job.kill()
             job.wait()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run_job_on(address: str, tier: str, workdir: Path) -> None:

@@ -101,7 +101,7 @@ def up(
     supervisor = supervisor_of(plan, SupervisorOptions(restart=restart), terminal)
     try:
         return asyncio.run(_serve(supervisor, terminal))
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:
         terminal.err.print("stopped")
         return 0
 
@@ -134,7 +134,7 @@ def supervisor_of(plan: Plan, options: SupervisorOptions, terminal: Terminal) ->
 
 
 async def _serve(supervisor: Supervisor, terminal: Terminal) -> int:
-    with _cancelled_by(signal.SIGTERM, signal.SIGHUP):
+    with _cancelled_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         async with contextlib.AsyncExitStack() as stack:
             with terminal.err.status("Starting ..."):
                 system = await stack.enter_async_context(supervisor.running())
@@ -146,7 +146,7 @@ async def _serve(supervisor: Supervisor, terminal: Terminal) -> int:
 
 @contextlib.contextmanager
 def _cancelled_by(*signals: signal.Signals) -> Iterator[None]:
-    """These signals cancel the current task, as Ctrl-C does under `asyncio.run`."""
+    """These signals cancel the current task."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
