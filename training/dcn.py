@@ -14,19 +14,19 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # before TensorFlow is import
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tensorflow_recommenders.layers.dcn import Cross
+import tensorflow_recommenders as tfrs
 
 from ranking_svc.engine import NUMBER_CLIP, DcnWeights
 from shortlist.config import RankingConfig
 from shortlist.errors import ArtifactRefused
+from training.groups import Groups
 
-__all__ = ["Dcn", "Groups", "train_dcn"]
+__all__ = ["Dcn", "train_dcn"]
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -35,37 +35,6 @@ TOKEN_DIM = 8
 _LISTWISE = 1.0  # weight of the listwise loss beside the log loss
 _HELD_OUT = 0.15  # share of the requests that decide when to stop
 _PATIENCE = 3  # epochs without a better held-out loss
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Groups:
-    """R requests with g candidates each; shorter ones are padded and masked."""
-
-    numeric: Floats  # float32 [R, g, F]
-    item_tokens: npt.NDArray[np.int32]  # int32 [R, g, item slots]
-    item_weights: Floats  # float32 [R, g, item slots]
-    user_tokens: npt.NDArray[np.int32]  # int32 [R, user slots]
-    user_weights: Floats  # float32 [R, user slots]
-    context_tokens: npt.NDArray[np.int32]  # int32 [R, context slots]
-    context_weights: Floats  # float32 [R, context slots]
-    labels: Floats  # float32 [R, g], 0 = not liked, else the event's weight
-    mask: Floats  # float32 [R, g], 1 = a candidate
-    user: npt.NDArray[np.int32]  # int32 [R], whose request it is
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: npt.NDArray[np.int64]) -> Groups:
-        return Groups(**{name: getattr(self, name)[rows] for name in self.__slots__})
-
-    @staticmethod
-    def concatenate(parts: Sequence[Groups]) -> Groups:
-        return Groups(
-            **{
-                name: np.concatenate([getattr(part, name) for part in parts])
-                for name in Groups.__slots__
-            }
-        )
 
 
 class Dcn(tf.Module):
@@ -88,7 +57,9 @@ class Dcn(tf.Module):
             for size, name in zip(vocabularies, ("item", "user", "context"), strict=True)
         )
         low_rank = config.projection_dim or None
-        self.crosses = [Cross(projection_dim=low_rank) for _ in range(config.cross_layers)]
+        self.crosses = [
+            tfrs.layers.dcn.Cross(projection_dim=low_rank) for _ in range(config.cross_layers)
+        ]
         self.hidden = [tf.keras.layers.Dense(n, activation="relu") for n in config.hidden]
         self.dropout = tf.keras.layers.Dropout(0.1)
         self.output = tf.keras.layers.Dense(1)
@@ -147,7 +118,7 @@ class Dcn(tf.Module):
         tf.saved_model.save(self, str(folder), signatures={"serving_default": score})
 
 
-def _cross_arrays(cross: Cross) -> tuple[Floats, Floats]:
+def _cross_arrays(cross: tfrs.layers.dcn.Cross) -> tuple[Floats, Floats]:
     """(W, b) of a TFRS cross layer, with W = U V where it is low rank."""
     arrays = [variable.numpy() for variable in cross.trainable_variables]
     kernels = [array for array in arrays if array.ndim == 2]
@@ -168,7 +139,7 @@ def train_dcn(
     item_slots: Sequence[tuple[int, int]],
     seed: int = 0,
     progress: Progress = lambda *_: None,
-) -> Dcn:
+) -> tuple[Dcn, dict[str, float]]:
     """Train until a held-out share of the users stops getting better orders.
 
     Raises `ArtifactRefused` without a single liked candidate, or when training diverges.
@@ -205,7 +176,7 @@ def train_dcn(
     for variable, value in zip(model.trainable_variables, best, strict=True):
         variable.assign(value)
     progress("dcn", config.epochs, config.epochs)
-    return model
+    return model, {"held_out_loss": float(best_loss), "epochs": epoch + 1}
 
 
 def _held_out(groups: Groups, rng: np.random.Generator) -> npt.NDArray[np.bool_]:

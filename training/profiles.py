@@ -6,47 +6,43 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shortlist.stores import Profile
-from shortlist.tiers import AttributeValue, History
+from shortlist.tiers import AttributeValue
 from training.dataset import Dataset
 from training.encoding import entity_columns
+from training.histories import history_of
 
 __all__ = ["profiles_of"]
 
 
-def profiles_of(dataset: Dataset, *, history_length: int) -> Iterator[tuple[str, Profile]]:
-    """Every user's id and profile: all of their interactions, whatever split they are in.
+def profiles_of(
+    dataset: Dataset, *, history_length: int, rows: npt.NDArray[np.int64] | None = None
+) -> Iterator[tuple[str, Profile]]:
+    """Every user's id and profile: all of their interactions, or those among `rows` (ascending).
 
     The history keeps the newest `history_length` events; `seen` keeps every item. Coordinates of a
     user are left out: an attribute is a text, a number or a list of texts.
     """
     events = dataset.events
-    by_user = np.argsort(events.user, kind="stable")  # the rows of one user stay oldest first
-    ends = np.cumsum(np.bincount(events.user, minlength=dataset.n_users))
+    rows = np.arange(len(events)) if rows is None else rows
+    by_user = rows[np.argsort(events.user[rows], kind="stable")]  # each user's, oldest first
+    ends = np.cumsum(np.bincount(events.user[rows], minlength=dataset.n_users))
     attributes = _attribute_columns(dataset)
     start = 0
     for row, (user_id, end) in enumerate(zip(dataset.user_ids.to_pylist(), ends, strict=True)):
-        rows = by_user[start:end]
+        mine = by_user[start:end]
         start = end
         yield (
             user_id,
             Profile(
                 user_key=int(dataset.user_keys[row]),
-                history=_history(dataset, rows).last(history_length),
-                seen=np.unique(dataset.item_keys[events.item[rows]]),
+                history=history_of(dataset, mine).last(history_length),
+                seen=np.unique(dataset.item_keys[events.item[mine]]),
                 attributes=_attributes(attributes, row),
             ),
         )
-
-
-def _history(dataset: Dataset, rows: np.ndarray) -> History:
-    events = dataset.events
-    return History(
-        keys=dataset.item_keys[events.item[rows]],
-        times_ms=events.time_ms[rows],
-        weights=events.weight[rows],
-    )
 
 
 def _attribute_columns(dataset: Dataset) -> Mapping[str, Sequence[Any]]:

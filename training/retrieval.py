@@ -21,12 +21,13 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
 from retrieval_svc.encoder import UserEncoder
 from retrieval_svc.index import build_index
-from retrieval_svc.slice_files import slice_folder
+from retrieval_svc.slice_files import RetrievalMeta, slice_folder
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.config import Config, RetrievalConfig
 from shortlist.errors import ArtifactNotFound, ShortlistError
@@ -38,7 +39,7 @@ from training.item_statistics import decayed_counts
 from training.ray_session import new_board, ray_session, wait_for
 from training.windows import Window, backtest_window, serving_window
 
-__all__ = ["half_life_ms", "main", "reshard", "train"]
+__all__ = ["half_life_ms", "main", "promote", "read_slices", "reshard", "run_job", "train"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -76,7 +77,7 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
         versions = {}
         for (tier, window), tower in zip(windows.items(), towers, strict=True):
             artifact = _publish(store, tier, dataset, dataset_ref, window, tower, config, seed)
-            _promote(store, artifact)
+            promote(store, artifact)
             versions[tier] = artifact.version
         print(json.dumps({"workdir": folder, "versions": versions}), file=sys.stderr)
     return versions
@@ -217,7 +218,7 @@ def _tuning_queries(
     return np.stack([encoder.encode(context) for context in contexts])
 
 
-def _promote(store: ArtifactStore, artifact: Artifact) -> None:
+def promote(store: ArtifactStore, artifact: Artifact) -> None:
     store.promote(artifact.tier, artifact.version, expected=current_or_none(store, artifact.tier))
 
 
@@ -237,14 +238,13 @@ def reshard(workdir: Path, shards: int, *, version: str | None = None) -> str:
     """
     store = ArtifactStore(workdir / "artifacts")
     parent = store.open("retrieval", version)
-    meta = dict(parent.manifest.meta)
-    if meta["shards"] == shards:
+    if _shards_of(parent) == shards:
         return parent.version
     name = f"{parent.version}-s{shards}"
     if name in store.versions("retrieval"):
         return name
     config = Config.load(workdir / "shortlist.yaml").retrieval
-    whole = _read_all(parent.path, int(meta["shards"]))  # type: ignore[arg-type]
+    whole = read_slices(parent)
     with store.stage("retrieval") as staged:
         shutil.copytree(parent.path / "tower", staged.path / "tower")
         owner = shard_of(whole.keys, shards)
@@ -258,16 +258,17 @@ def reshard(workdir: Path, shards: int, *, version: str | None = None) -> str:
                 whole.items.take(mine),
             )
             reports.append(part.write(slice_folder(staged.path, shard), config, None, 0))
-        meta |= {"shards": shards, "items_per_shard": [report["items"] for report in reports]}
+        meta = dict(parent.manifest.meta) | {
+            "shards": shards,
+            "items_per_shard": [report["items"] for report in reports],
+        }
         staged.publish(version=name, meta=meta, parents={"retrieval": parent.version})
     return name
 
 
-def _read_all(folder: Path, shards: int) -> _Slice:
+def read_slices(artifact: Artifact) -> _Slice:
     """All slices of an artifact as one, by ascending key."""
-    import pyarrow as pa
-
-    folders = [slice_folder(folder, shard) for shard in range(shards)]
+    folders = [slice_folder(artifact.path, shard) for shard in range(_shards_of(artifact))]
 
     def column(name: str) -> npt.NDArray[Any]:
         return np.concatenate([np.load(one / name, allow_pickle=False) for one in folders])
@@ -283,6 +284,10 @@ def _read_all(folder: Path, shards: int) -> _Slice:
     )
 
 
+def _shards_of(artifact: Artifact) -> int:
+    return RetrievalMeta.of(artifact).shards
+
+
 @click.command(context_settings={"auto_envvar_prefix": "SHORTLIST", "show_default": True})
 @click.option(
     "--workdir",
@@ -290,9 +295,7 @@ def _read_all(folder: Path, shards: int) -> _Slice:
     required=True,
     help="Where `shortlist import` put the data set; artifacts are published below it.",
 )
-@click.option(
-    "--address", help="A running Ray cluster; default: the enclosing job's, or a private one."
-)
+@click.option("--address", help="A Ray cluster; default: the enclosing job's, or a private one.")
 @click.option("--seed", default=0, help="Makes training repeatable.")
 def main(workdir: Path, address: str | None, seed: int) -> None:
     """Train the retrieval tier and promote the new version."""

@@ -19,9 +19,6 @@ __all__ = ["Window", "backtest_window", "serving_window", "test_window"]
 
 Rows = npt.NDArray[np.int64]
 
-# Share of the interactions before the test part that the ranker gets as labels, for time splits.
-LABEL_FRACTION = 0.2
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
@@ -48,18 +45,13 @@ def test_window(dataset: Dataset) -> Window:
 def backtest_window(dataset: Dataset, *, seed: int = 0) -> Window:
     """The ranker's lesson: never a row of the test part.
 
-    A time split cuts off the newest `LABEL_FRACTION`; other splits use their validation part, or a
-    random tenth where they have none.
+    What happens next is the validation part, or a random tenth where there is none. It should
+    reach about as far beyond what is known as the model will be asked to look when it serves.
     """
     rows = dataset.rows_of_split("train", "validation")
-    if dataset.info.split_method == "time":
-        times = dataset.events.time_ms[rows]
-        cut = times[int(len(rows) * (1 - LABEL_FRACTION))]
-        upcoming = times >= cut
-    else:
-        upcoming = np.isin(rows, dataset.rows_of_split("validation"))
-        if not upcoming.any():
-            upcoming = np.random.default_rng(seed).random(len(rows)) < 0.1
+    upcoming = np.isin(rows, dataset.rows_of_split("validation"))
+    if not upcoming.any():
+        upcoming = np.random.default_rng(seed).random(len(rows)) < 0.1
     known = rows[~upcoming]
     return Window(known=known, next=rows[upcoming], as_of_ms=_end_of(dataset, known))
 

@@ -1,0 +1,218 @@
+"""The ranker's lessons: what retrieval proposed at a moment, and what the user went on to like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.blend import blend
+from orchestrator.fanout import merge_sources
+from ranking_svc.features import FeatureBuilder, FeatureRows
+from retrieval_svc.generation import Generation
+from shortlist.artifacts import ArtifactStore
+from shortlist.config import Config
+from shortlist.tiers import AttributeValue, Candidates, RetrieveQuery, SourceCandidates, UserContext
+from training.dataset import Dataset
+from training.groups import Groups
+from training.histories import UserRows, history_of, user_attributes
+from training.windows import Window
+
+__all__ = ["Moment", "Proposer", "labels_of", "lessons", "moments", "user_at"]
+
+Rows = npt.NDArray[np.int64]
+
+_DAY_MS = 86_400_000
+_LATER_MOMENTS = 2  # of users with much to come: what they want when they have begun
+_MUCH = 6  # interactions to come
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A request that might have been made: a user, what is known by then, what is to come."""
+
+    user: int  # row of Dataset.users
+    known: Rows  # rows of Dataset.events, oldest first
+    next: Rows  # rows of Dataset.events
+    time_ms: int
+
+
+def moments(
+    dataset: Dataset,
+    window: Window,
+    *,
+    limit: int,
+    max_staleness_days: float,
+    seed: int,
+    first_only: bool = False,
+) -> list[Moment]:
+    """One moment for each user with something to come, more for those with much; at most `limit`.
+
+    Later moments, left out with `first_only`, know what came before them. No time is further than
+    `max_staleness_days` after the window's end, as in serving.
+    """
+    known, upcoming = UserRows(dataset, window.known), UserRows(dataset, window.next)
+    latest = window.as_of_ms + int(max_staleness_days * _DAY_MS)
+    found = []
+    for user in np.unique(dataset.events.user[window.next]):
+        before, after = known.of(int(user)), upcoming.of(int(user))
+        for cut in _cuts(len(after), dataset.has_time and not first_only):
+            time_ms = window.as_of_ms if cut == 0 else int(dataset.events.time_ms[after[cut]])
+            found.append(
+                Moment(
+                    user=int(user),
+                    known=np.concatenate([before, after[:cut]]),
+                    next=after[cut:],
+                    time_ms=min(time_ms, latest),
+                )
+            )
+    chosen = np.random.default_rng(seed).permutation(len(found))[:limit]
+    return [found[place] for place in np.sort(chosen)]
+
+
+def _cuts(events: int, later: bool) -> list[int]:
+    if not later or events < _MUCH:
+        return [0]
+    return [0, *(events * (part + 1) // (_LATER_MOMENTS + 1) for part in range(_LATER_MOMENTS))]
+
+
+class Proposer:
+    """Retrieval and blending as served, without the network: the same code, one process."""
+
+    def __init__(self, generations: Sequence[Generation], config: Config) -> None:
+        self._generations, self._config = generations, config
+
+    @staticmethod
+    def open(store: ArtifactStore, tier: str, version: str | None, config: Config) -> Proposer:
+        """Load every shard of a retrieval artifact."""
+        artifact = store.open(tier, version)
+        shards = artifact.manifest.meta["shards"]
+        assert isinstance(shards, int)  # Generation.open checks the manifest
+        return Proposer([Generation.open(artifact, shard) for shard in range(shards)], config)
+
+    def propose(self, user: UserContext) -> Candidates:
+        """The blended candidates of a user, without what the user has seen."""
+        retrieval = self._config.retrieval
+        proposals = self.sources(user, retrieval.quotas)
+        _, candidates = blend(tuple(proposals.values()), retrieval.candidates)
+        return candidates
+
+    def sources(
+        self, user: UserContext, quotas: Mapping[str, int]
+    ) -> Mapping[str, SourceCandidates]:
+        """Each source's best unseen items, by source."""
+        query = RetrieveQuery(
+            request_id="lesson",
+            user=user,
+            quotas=quotas,
+            exclude=np.unique(user.history.keys),
+        )
+        slices = [generation.retrieve(query) for generation in self._generations]
+        return {one.source: one for one in merge_sources(slices, dict(quotas))}
+
+
+def lessons(
+    dataset: Dataset,
+    todo: Sequence[Moment],
+    proposer: Proposer,
+    builder: FeatureBuilder,
+    config: Config,
+    *,
+    seed: int,
+) -> Groups | None:
+    """Groups of candidates with labels; moments whose liked items were not proposed are left out.
+
+    A group holds every proposed item that the user liked, and a sample of the others: half from
+    the head of the fused order, where the page is decided, half from all of it.
+    """
+    rng = np.random.default_rng(seed)
+    size = config.ranking.negatives
+    attributes = user_attributes(dataset, [moment.user for moment in todo])
+    groups = []
+    for moment, about in zip(todo, attributes, strict=True):
+        user = user_at(dataset, moment, about)
+        candidates = proposer.propose(user)
+        weights = labels_of(dataset, moment, candidates)
+        if (weights > 0).any():
+            rows = _sample(weights, size, rng)
+            newest = replace(user, history=user.history.last(config.serving.history_length))
+            features = builder.build(newest, candidates.take(rows))
+            groups.append(_group(features, builder, weights[rows], size, moment.user))
+    return Groups.concatenate(groups) if groups else None
+
+
+def user_at(
+    dataset: Dataset, moment: Moment, attributes: Mapping[str, AttributeValue]
+) -> UserContext:
+    """The user at the moment, with the whole history and the context of what comes next."""
+    first = int(moment.next[0])
+    context = {
+        name: value
+        for name, column in dataset.events.context.items()
+        if (value := column[first].as_py()) is not None
+    }
+    return UserContext(
+        user_key=int(dataset.user_keys[moment.user]),
+        history=history_of(dataset, moment.known),
+        attributes=attributes,
+        context=context,
+        time_ms=moment.time_ms,
+    )
+
+
+def labels_of(dataset: Dataset, moment: Moment, candidates: Candidates) -> npt.NDArray[np.float32]:
+    """The weight of the heaviest event to come on each candidate, [n]; 0 = none."""
+    events = dataset.events
+    keys = dataset.item_keys[events.item[moment.next]]
+    order = np.argsort(candidates.keys)
+    places = np.minimum(
+        np.searchsorted(candidates.keys, keys, sorter=order), len(candidates.keys) - 1
+    )
+    rows = order[places]
+    hit = candidates.keys[rows] == keys
+    labels = np.zeros(len(candidates.keys), np.float32)
+    np.maximum.at(labels, rows[hit], events.weight[moment.next][hit])
+    return labels
+
+
+def _sample(
+    labels: npt.NDArray[np.float32], size: int, rng: np.random.Generator
+) -> npt.NDArray[np.intp]:
+    liked, others = np.flatnonzero(labels > 0), np.flatnonzero(labels == 0)
+    liked = rng.permutation(liked)[: size // 2]
+    wanted = size - len(liked)
+    head = rng.permutation(others[: 2 * wanted])[: wanted // 2]
+    rest = rng.permutation(np.setdiff1d(others, head))[: wanted - len(head)]
+    return np.sort(np.concatenate([liked, head, rest]))
+
+
+def _group(
+    features: FeatureRows,
+    builder: FeatureBuilder,
+    labels: npt.NDArray[np.float32],
+    size: int,
+    user: int,
+) -> Groups:
+    """One group, padded to `size` candidates."""
+    table, n = builder.table, len(labels)
+    padding = size - n
+
+    def padded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        filler = np.zeros((padding, *array.shape[1:]), array.dtype)
+        return np.concatenate([array, filler])[None]
+
+    return Groups(
+        numeric=padded(features.numeric),
+        item_tokens=padded(table.tokens[features.items]),
+        item_weights=padded(table.token_weights[features.items]),
+        user_tokens=features.user.tokens,
+        user_weights=features.user.weights,
+        context_tokens=features.context.tokens,
+        context_weights=features.context.weights,
+        labels=padded(labels),
+        mask=padded(np.ones(n, np.float32)),
+        user=np.array([user], np.int32),
+    )
