@@ -25,6 +25,7 @@ from retrieval_svc.slice_files import (
 from retrieval_svc.sources.base import Source, SourceQuery
 from retrieval_svc.sources.popular import PopularSource
 from retrieval_svc.sources.two_tower import Encoder, TwoTowerSource
+from shortlist.admin import LoadedVersion, TierStatus
 from shortlist.artifacts import Artifact
 from shortlist.errors import ArtifactRefused
 from shortlist.ids import shard_of
@@ -38,7 +39,9 @@ from shortlist.tiers import (
     UserContext,
 )
 
-__all__ = ["Generation"]
+__all__ = ["TIER", "Generation"]
+
+TIER = "retrieval"
 
 _WARM_UP_K = 1000
 
@@ -139,6 +142,24 @@ class Generation:
             vectors=self.vectors[rows],
             groups=columns.groups,
             attributes=columns.attributes,
+        )
+
+    def describe_version(self, *, active: bool) -> LoadedVersion:
+        return LoadedVersion(
+            version=self.version,
+            active=active,
+            items=len(self.keys),
+            items_total=self.items_total,
+            watermark_ms=self.watermark_ms,
+        )
+
+    def describe_tier(self, versions: tuple[LoadedVersion, ...]) -> TierStatus:
+        return TierStatus(
+            tier=TIER,
+            shard=self.shard,
+            shards=self.shards,
+            versions=versions,
+            capabilities=tuple(self.sources),
         )
 
     def _ask(self, name: str, question: SourceQuery, k: int) -> SourceCandidates:

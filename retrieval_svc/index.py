@@ -65,7 +65,7 @@ def build_index(
         exact_below: with fewer rows than this the index is exact.
         recall_target: least recall at `k`, 0 to 1; exact if ScaNN does not reach it.
         k: how many hits a query will ask for.
-        seed: of the sampled queries.
+        seed: of the sampled queries. ScaNN seeds itself: two builds differ a little.
         queries: float32 [q, dim], real user vectors to tune with, at least 2. Default: mixtures of
             items, which are harder than items and about as hard as users.
         threads: for training the tree.

@@ -43,7 +43,6 @@ class LocalRetriever:
         shard: int,
         version: str | None = None,
         *,
-        tier: str = TIER,
         threads: int = 2,
         open_encoder: Callable[[Path], Encoder] = UserEncoder.open,
     ) -> LocalRetriever:
@@ -53,7 +52,7 @@ class LocalRetriever:
         """
 
         def load(version: str | None) -> Generation:
-            return Generation.open(store.open(tier, version), shard, open_encoder)
+            return Generation.open(store.open(TIER, version), shard, open_encoder)
 
         return cls(LoadedGenerations(load(version), load), threads=threads)
 

@@ -32,7 +32,7 @@ async def test_fault_17_a_shard_never_answers_for_a_version_it_does_not_hold(
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await call(request)
             assert refused.value.code() is FAILED_PRECONDITION
-            assert "does not serve a; it serves b" in refused.value.details()
+            assert "version a is not served here; served: b" in refused.value.details()
 
 
 async def test_fault_17_an_index_of_other_vectors_is_refused_before_it_serves(
