@@ -69,4 +69,5 @@ class ClickModel:
 
 
 def sigmoid(logits: Floats) -> Floats:
-    return 1.0 / (1.0 + np.exp(-np.clip(logits, -60.0, 60.0)))
+    """The logistic function, without overflow; exactly 0 at -inf."""
+    return np.exp(-np.logaddexp(0.0, -logits))

@@ -33,13 +33,13 @@ class ClickWeights:
     """
 
     affinity: float = 9.0
-    quality: float = 0.45
+    quality: float = 0.6
     freshness: float = 1.2
     freshness_decay_days: float = 6.0
     locality: float = 0.7
     locality_decay_km: float = 1_200.0
     loyalty: float = 1.2
-    threshold: float = 6.6
+    threshold: float = 6.7
     position_bias: float = 0.6  # exponent of examination; 0 means every position is looked at
     like_affinity: float = 4.0
     like_threshold: float = 3.6
@@ -94,7 +94,7 @@ class WorldConfig:
 
     users: int = 3_000
     items: int = 12_000
-    events: int = 160_000  # clicks and likes together
+    events: int = 150_000  # clicks and likes together
     seed: int = 7
     start: date = date(2025, 1, 1)  # midnight UTC
     days: int = 60
