@@ -210,13 +210,15 @@ class ShardFanout:
         return f"shard/{at if number is None else number}"
 
     def _owned(self, keys: Keys, version: str) -> list[Keys]:
-        """By group, the keys that its shard owns; all keys while the shard's number is unknown."""
+        """By group, the keys that its shard owns. A group that was never reached may own whatever
+        no other group does."""
         index = self._versions.find(version)
         if index is None:
             return [keys for _ in self._groups]
         owners = shard_of(keys, index.shards)
         numbers = self._versions.shard_numbers
-        return [keys if number is None else keys[owners == number] for number in numbers]
+        orphans = keys[~np.isin(owners, [number for number in numbers if number is not None])]
+        return [orphans if number is None else keys[owners == number] for number in numbers]
 
     def _coverage(self, slices: Sequence[RetrievedSlice], index: ServedIndex | None) -> Coverage:
         return Coverage(

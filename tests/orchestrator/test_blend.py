@@ -35,7 +35,7 @@ def test_what_a_source_did_not_propose_has_no_score_and_no_rank() -> None:
 
 def test_the_order_is_reciprocal_rank_fusion() -> None:
     _, found = blend([a_source("a", list(range(1, 60))), a_source("b", [50, 1, 7])], limit=100)
-    expected = {}
+    expected: dict[int, float] = {}
     for source in ([*range(1, 60)], [50, 1, 7]):
         for rank, key in enumerate(source, start=1):
             expected[key] = expected.get(key, 0) + 1 / (60 + rank)
@@ -79,7 +79,9 @@ def test_the_order_of_the_sources_changes_bits_but_not_the_result() -> None:
     assert one.source_names == tuple(reversed(other.source_names))
 
 
-@pytest.mark.parametrize("sources", [[], [a_source("a", [])], [a_source("a", []), a_source("b", [])]])
+@pytest.mark.parametrize(
+    "sources", [[], [a_source("a", [])], [a_source("a", []), a_source("b", [])]]
+)
 def test_no_proposals_make_no_candidates(sources: list[SourceCandidates]) -> None:
     united, found = blend(sources, limit=10)
     assert united == len(found) == 0

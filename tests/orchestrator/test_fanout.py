@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,14 +12,14 @@ from orchestrator.fanout import ShardFanout, join_cards, merge_top_k
 from orchestrator.replicas import Replicas
 from orchestrator.versions import IndexVersionTracker
 from shortlist.errors import InvalidField, TierUnavailable, VersionNotServed
-from shortlist.tiers import History, RetrieveQuery, SourceCandidates, UserContext
+from shortlist.tiers import History, RetrieveQuery, Retriever, SourceCandidates, UserContext
 from tests.orchestrator.world import SOURCES, ArrayShard, Catalogue
 
 CATALOGUE = Catalogue.of(500)
 
 
-def a_fanout(*groups: list[ArrayShard]) -> ShardFanout:
-    replicas = [Replicas(group) for group in groups]
+def a_fanout(*groups: Sequence[ArrayShard]) -> ShardFanout:
+    replicas: list[Replicas[Retriever]] = [Replicas(group) for group in groups]
     return ShardFanout(replicas, IndexVersionTracker(replicas))
 
 
@@ -33,7 +34,7 @@ def a_query(version: str | None = None, k: int = 50) -> RetrieveQuery:
     return RetrieveQuery(
         request_id="r",
         user=UserContext(user_key=1, history=history, time_ms=1),
-        quotas={source: k for source in SOURCES},
+        quotas=dict.fromkeys(SOURCES, k),
         exclude=CATALOGUE.keys[:5],
         index_version=version,
     )
@@ -129,7 +130,9 @@ async def test_a_shard_of_another_version_is_never_merged() -> None:
     assert {one.index_version for one in found.slices} == {"v1"}
 
 
-async def test_when_all_shards_have_moved_on_the_new_version_is_learnt_in_the_same_request() -> None:
+async def test_when_all_shards_have_moved_on_the_new_version_is_learnt_in_the_same_request() -> (
+    None
+):
     shards = slices(2)
     fanout = a_fanout(*([shard] for shard in shards))
     await fanout.retrieve(a_query(), Deadline.after(1000))

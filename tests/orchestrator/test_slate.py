@@ -76,7 +76,7 @@ def test_no_cap_is_ever_exceeded(seed: int) -> None:
     rng = np.random.default_rng(seed)
     relevance, vectors = random_pool(60, seed)
     genres = [tuple({f"g{n}" for n in rng.integers(0, 6, rng.integers(0, 3))}) for _ in range(60)]
-    creators = [(f"c{n}",) for n in rng.integers(0, 30, 60)]
+    creators: list[tuple[str, ...]] = [(f"c{n}",) for n in rng.integers(0, 30, 60)]
     pool = cards(vectors, genre=genres, creator=creators)
     rows = choose(relevance, pool, 20, strength=0.1, caps={"genre": 3, "creator": 1})
     assert len(set(rows)) == len(rows) > 0

@@ -81,7 +81,7 @@ async def test_a_broken_status_is_one_shard_less_and_not_an_error() -> None:
     assert tracker.shard_numbers == (None, 1)
 
 
-async def test_many_callers_share_one_round_of_questions_and_a_short_deadline_ends_only_the_wait() -> None:
+async def test_a_short_deadline_ends_the_wait_but_not_the_question_that_callers_share() -> None:
     shard = ArrayShard(CATALOGUE)
     shard.delay_s = 0.05
     tracker = a_tracker([shard])

@@ -1,0 +1,64 @@
+"""Fault 36: an unknown user gets a cold-start page; unknown items are skipped and counted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shortlist.client import AsyncClient
+from shortlist.page import PageRequest, RankRequest, RecentEvent
+from tests.orchestrator.wire import distributed, served
+from tests.orchestrator.world import a_world
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[AsyncClient]:
+    async with (
+        a_world(shards=3) as world,
+        distributed(world) as recommender,
+        served(recommender) as target,
+        AsyncClient(target) as client,
+    ):
+        yield client
+
+
+async def test_an_unknown_user_gets_a_full_cold_start_page(client: AsyncClient) -> None:
+    page = await client.recommend(PageRequest(user_id="nobody-has-seen-me"))
+    assert page.cold_start
+    assert len(page.items) == 20
+    assert page.degradations == ()
+    assert not (await client.recommend(PageRequest(user_id="ann"))).cold_start
+
+
+async def test_unknown_items_of_a_request_are_skipped_and_counted_once(client: AsyncClient) -> None:
+    page = await client.recommend(
+        PageRequest(
+            user_id="ann",
+            exclude_item_ids=("i1", "no-such-item", "nor-this"),
+            recent_events=(RecentEvent(item_id="no-such-item"), RecentEvent(item_id="i7")),
+        )
+    )
+    assert page.unknown_items == 2
+    assert len(page.items) == 20
+    assert page.degradations == ()
+
+
+async def test_a_stranger_who_only_touched_unknown_items_still_gets_a_page(
+    client: AsyncClient,
+) -> None:
+    page = await client.recommend(PageRequest(recent_events=(RecentEvent(item_id="no-such-item"),)))
+    assert len(page.items) == 20
+    assert page.unknown_items == 1
+
+
+async def test_unknown_items_are_left_out_of_a_ranking_and_counted(client: AsyncClient) -> None:
+    ranking = await client.rank(RankRequest(item_ids=("i1", "no-such-item", "i2")))
+    assert sorted(item.id for item in ranking.items) == ["i1", "i2"]
+    assert ranking.unknown_items == 1
+
+
+async def test_a_ranking_of_unknown_items_only_is_empty(client: AsyncClient) -> None:
+    ranking = await client.rank(RankRequest(item_ids=("no-such-item",)))
+    assert ranking.items == ()
+    assert ranking.unknown_items == 1

@@ -1,0 +1,58 @@
+"""Puts a `World` behind real gRPC: its tiers, its orchestrator, or both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from orchestrator.assemble import assemble
+from orchestrator.pipeline import Recommender
+from orchestrator.servicer import add_services as add_orchestrator
+from ranking_svc.servicer import add_services as add_ranking
+from retrieval_svc.servicer import add_services as add_retrieval
+from shortlist.config import Config
+from shortlist.remote import RemoteRanker, RemoteRetriever
+from shortlist.serving import Server, ServerOptions
+from tests.orchestrator.world import EVENTS, NOW_MS, FixedVersion, World
+
+
+@asynccontextmanager
+async def served(recommender: Recommender) -> AsyncIterator[str]:
+    """The orchestrator at the address that is yielded. The recommender is the caller's to close."""
+    server = Server(ServerOptions(drain_s=1.0))
+    add_orchestrator(server, recommender)
+    async with running(server) as target:
+        yield target
+
+
+@asynccontextmanager
+async def distributed(world: World, config: Config | None = None) -> AsyncIterator[Recommender]:
+    """A recommender over the world's tiers, each behind a server of its own."""
+    async with AsyncExitStack() as stack:
+        shards, rankers = [], []
+        for shard in world.shards:
+            server = Server(ServerOptions(drain_s=0.1))
+            add_retrieval(server, shard, FixedVersion(shard))
+            shards.append([RemoteRetriever(await stack.enter_async_context(running(server)))])
+        for ranker in world.rankers:
+            server = Server(ServerOptions(drain_s=0.1))
+            add_ranking(server, ranker, FixedVersion(ranker))
+            rankers.append(RemoteRanker(await stack.enter_async_context(running(server))))
+        recommender = assemble(
+            config or Config(),
+            shards,
+            rankers,
+            world.profiles,
+            events=EVENTS,
+            clock=lambda: NOW_MS / 1000,
+        )
+        yield await stack.enter_async_context(recommender)
+
+
+@asynccontextmanager
+async def running(server: Server) -> AsyncIterator[str]:
+    port = await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop()
