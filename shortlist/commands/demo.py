@@ -12,7 +12,7 @@ import click
 import numpy as np
 from rich.markup import escape
 
-from shortlist.commands.evaluate import show_evaluation
+from shortlist.commands.evaluate import measure, show_evaluation
 from shortlist.commands.import_data import import_into, show_import
 from shortlist.commands.options import EXISTING_FOLDER, workdir_option
 from shortlist.commands.pages import show_page
@@ -80,7 +80,7 @@ def demo(
         terminal.err.rule(f"training {tier}")
         run_job_here(tier, workdir)
     show_versions(workdir, terminal)
-    _evaluate(workdir, terminal)
+    show_evaluation(measure(workdir, terminal), terminal)
     _show_pages(workdir, terminal)
     terminal.out.print(f"[green]✓[/] The whole demo took {time.monotonic() - started:.0f} s.")
     terminal.out.print(f"Next: shortlist up --workdir {workdir}", soft_wrap=True)
@@ -117,14 +117,6 @@ def _write_fast_config(workdir: Path) -> None:
     )
     workdir.mkdir(parents=True, exist_ok=True)
     config.save(path)
-
-
-def _evaluate(workdir: Path, terminal: Terminal) -> None:
-    from training.evaluate import evaluate
-
-    with terminal.step("Measuring on held-out events"):
-        result = evaluate(workdir)
-    show_evaluation(result, terminal)
 
 
 def _show_pages(workdir: Path, terminal: Terminal) -> None:

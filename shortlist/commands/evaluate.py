@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.table import Table
@@ -11,7 +12,7 @@ from rich.table import Table
 from shortlist.commands.options import json_option, workdir_option
 from shortlist.commands.terminal import Terminal
 
-__all__ = ["evaluate", "show_evaluation"]
+__all__ = ["evaluate", "measure", "show_evaluation"]
 
 
 @click.command()
@@ -30,12 +31,19 @@ def evaluate(workdir: Path, as_json: bool) -> None:
     """
     terminal = Terminal(as_json=as_json)
     with terminal.only_json():
-        from training.evaluate import evaluate as measure
-
-        with terminal.step("Measuring on held-out events"):
-            result = measure(workdir)
+        result = measure(workdir, terminal)
     show_evaluation(result, terminal)
     terminal.emit(result)
+
+
+def measure(workdir: Path, terminal: Terminal) -> dict[str, Any]:
+    """Evaluate with a progress bar: one step a held-out user's page."""
+    from training import evaluate as evaluation
+
+    with terminal.progress() as report:
+        return evaluation.evaluate(
+            workdir, progress=lambda done, total: report("pages for held-out users", done, total)
+        )
 
 
 def show_evaluation(result: Mapping[str, object], terminal: Terminal) -> None:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shortlist.page import Page, Trace
+from shortlist.tiers import AttributeValue
 
 __all__ = ["page_document", "show_page"]
 
@@ -97,5 +98,7 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
 
 
-def _text(value: object) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
+def _text(value: AttributeValue) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"  # numbers travel as float32
+    return ", ".join(value) if isinstance(value, tuple) else value
