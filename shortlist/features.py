@@ -176,9 +176,9 @@ def _terms(value: Any, role: str) -> Iterable[str]:
         return ()
     if role in ("text", "title"):
         return _WORDS.findall(str(value).lower())
-    if role == "geo" and not isinstance(value, str):
-        return _cells(value)
     if isinstance(value, list | tuple):
+        if role == "geo" and not all(isinstance(entry, str) for entry in value):
+            return _cells(value)
         return [str(entry) for entry in value]
     return (str(value),)
 

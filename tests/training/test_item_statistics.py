@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ranking_svc.features import ItemTable
+from shortlist.features import FeatureEncoder
+from tests.training.tiny import DAY_MS, random_dataset, tiny_dataset
+from training import item_statistics
+from training.dataset import Dataset
+from training.encoding import fit_encoders
+from training.item_statistics import HalfLives, build_item_table, decayed_counts
+
+
+def table_of(dataset: Dataset, rows: np.ndarray, **changes: Any) -> ItemTable:
+    options: dict[str, Any] = {
+        "vectors": np.eye(dataset.n_items, 4, dtype=np.float32),
+        "encoder": fit_encoders(dataset, rows).item,
+        "half_lives": HalfLives.of(dataset, rows),
+    }
+    as_of = int(dataset.events.time_ms[rows].max()) if len(rows) else 0
+    table = build_item_table(dataset, rows, as_of, **options | changes)
+    table.check()
+    return table
+
+
+# --- popularity ---
+
+
+@pytest.mark.parametrize("half_life", [None, DAY_MS / 2, 30.0 * DAY_MS])
+def test_decayed_counts_are_what_a_loop_finds(half_life: float | None) -> None:
+    dataset = random_dataset()
+    rows = dataset.rows_of_split("train")
+    events, as_of = dataset.events, 91 * DAY_MS
+    expected = np.zeros(dataset.n_items)
+    for row in rows:
+        age = 0 if half_life is None else (as_of - int(events.time_ms[row])) / half_life
+        expected[events.item[row]] += float(events.weight[row]) * 0.5**age
+    np.testing.assert_allclose(decayed_counts(dataset, rows, as_of, half_life), expected)
+
+
+def test_an_interaction_counts_half_after_a_half_life() -> None:
+    dataset = tiny_dataset([0, 0], [0, 1], time_ms=[0, DAY_MS], weight=[4.0, 4.0])
+    counts = decayed_counts(dataset, np.arange(2), DAY_MS, DAY_MS)
+    assert counts.tolist() == [2.0, 4.0]
+
+
+def test_half_lives_are_parts_of_the_span_of_the_data() -> None:
+    dataset = tiny_dataset([0, 0, 0], [0, 1, 2], time_ms=[5, 100, 2005])
+    lives = HalfLives.of(dataset, np.arange(3))
+    assert lives.values_ms == (10.0, 40.0, 100.0, 500.0)
+    assert lives.statistics == (
+        *("popularity_0", "popularity_1", "popularity_2", "popularity_3"),
+        *("popularity_all", "trend", "value"),
+    )
+
+
+def test_data_of_a_single_moment_has_half_lives_above_zero() -> None:
+    dataset = tiny_dataset([0, 0], [0, 1], time_ms=[7, 7])
+    assert min(HalfLives.of(dataset, np.arange(2)).values_ms) > 0
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_statistics_have_a_column_for_every_name(timed: bool) -> None:
+    dataset = random_dataset(timed=timed)
+    rows = dataset.rows_of_split("train")
+    names = HalfLives.of(dataset, rows).statistics
+    assert table_of(dataset, rows).statistics.shape == (dataset.n_items + 1, len(names))
+
+
+def test_data_without_times_has_popularity_and_value_only() -> None:
+    dataset = random_dataset(timed=False)
+    rows = dataset.rows_of_split("train")
+    assert HalfLives.of(dataset, rows).statistics == ("popularity_all", "value")
+    table = table_of(dataset, rows)
+    counts = decayed_counts(dataset, rows, 0, None)
+    np.testing.assert_allclose(
+        table.statistics[:-1, 0], np.log1p(counts / counts.mean()), rtol=1e-6
+    )
+    assert not table.first_event_ms.any()
+
+
+def test_trend_is_the_fastest_popularity_against_the_slowest() -> None:
+    dataset = random_dataset()
+    rows = dataset.rows_of_split("train")
+    names = HalfLives.of(dataset, rows).statistics
+    column = dict(zip(names, table_of(dataset, rows).statistics.T, strict=True))
+    np.testing.assert_allclose(
+        column["trend"], column["popularity_0"] - column["popularity_3"], atol=1e-6
+    )
+
+
+def test_values_are_standardised_and_shrunk_to_the_mean() -> None:
+    dataset = tiny_dataset([0, 1, 2], [0, 0, 1], items=3, value=[5.0, 5.0, 2.0])
+    value = table_of(dataset, np.arange(3)).statistics[:, -1]
+    mean, std = 4.0, math.sqrt(2.0)
+    assert value[0] == pytest.approx(2 * (5 - mean) / std / (2 + 10))
+    assert value[1] == pytest.approx((2 - mean) / std / (1 + 10))
+    assert value[2:].tolist() == [0, 0]
+
+
+def test_values_that_are_all_alike_or_missing_say_nothing() -> None:
+    for value in ([3.3, 3.3, 3.3], [math.nan] * 3):
+        dataset = tiny_dataset([0, 1, 2], [0, 0, 1], value=value)
+        assert np.abs(table_of(dataset, np.arange(3)).statistics[:, -1]).max() < 1e-6
+
+
+# --- moments ---
+
+
+def test_the_first_event_and_the_publication_are_known_or_zero() -> None:
+    dataset = tiny_dataset(
+        [0, 1, 0], [1, 1, 0], items=3, time_ms=[30, 40, 50], published_ms=[None, 20, None]
+    )
+    table = table_of(dataset, np.arange(3))
+    assert table.first_event_ms.tolist() == [50, 30, 0, 0]
+    assert table.published_ms.tolist() == [0, 20, 0, 0]
+
+
+# --- co-occurrence ---
+
+
+def naive_cosines(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Shrunk cosine of every pair of items over users who liked both."""
+    events = dataset.events
+    liked = np.zeros((dataset.n_users, dataset.n_items))
+    for row in rows:
+        if events.weight[row] > 0:
+            liked[events.user[row], events.item[row]] = 1
+    together = liked.T @ liked
+    sizes = np.diag(together)
+    cosines = np.zeros_like(together)
+    for a in range(dataset.n_items):
+        for b in range(dataset.n_items):
+            if a != b and together[a, b]:
+                cosine = together[a, b] / math.sqrt(sizes[a] * sizes[b])
+                cosines[a, b] = cosine * together[a, b] / (together[a, b] + 5)
+    return cosines
+
+
+def test_neighbours_are_the_naive_cosines_best_first() -> None:
+    dataset = random_dataset()
+    rows = dataset.rows_of_split("train")
+    table = table_of(dataset, rows)
+    expected = naive_cosines(dataset, rows)
+    for item in range(dataset.n_items):
+        known = table.neighbours[item] < dataset.n_items
+        found = np.zeros(dataset.n_items)
+        found[table.neighbours[item][known]] = table.affinities[item][known]
+        np.testing.assert_allclose(found, expected[item], rtol=1e-5)
+        assert (np.diff(table.affinities[item]) <= 0).all()
+        assert not table.affinities[item][~known].any()
+
+
+def test_only_the_best_neighbours_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = random_dataset()
+    rows = dataset.rows_of_split("train")
+    monkeypatch.setattr(item_statistics, "_NEIGHBOURS", 3)
+    table = table_of(dataset, rows)
+    best = np.sort(naive_cosines(dataset, rows), axis=1)[:, :-4:-1]
+    np.testing.assert_allclose(table.affinities[:-1], best, rtol=1e-5)
+
+
+def test_the_newest_interactions_of_a_heavy_user_co_occur(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_statistics, "_USER_CAP", 2)
+    dataset = tiny_dataset([0, 0, 1, 0], [0, 1, 0, 2], time_ms=[1, 2, 3, 4])
+    table = table_of(dataset, np.arange(4))
+    assert set(table.neighbours[1].tolist()) == {2, 3}  # 3 = nobody
+    assert set(table.neighbours[0].tolist()) == {3}
+
+
+# --- tokens ---
+
+
+def test_token_shares_are_shares_of_the_interactions() -> None:
+    dataset = tiny_dataset(
+        [0, 0, 1, 1],
+        [0, 0, 1, 2],
+        item_features={
+            "genre": ("multi_categorical", [["a"], ["a", "b"], ["b"]]),
+            "made": ("categorical", ["x", "x", None]),
+        },
+    )
+    rows = np.arange(4)
+    encoder = fit_encoders(dataset, rows).item
+    shares = table_of(dataset, rows, encoder=encoder).token_shares
+    words = {
+        word: share
+        for feature in encoder.token_features
+        for word, share in zip(feature.vocabulary, shares[feature.first_token :], strict=False)
+    }
+    assert words == pytest.approx({"a": 2.5 / 4, "b": 1.5 / 4, "x": 3 / 4})
+
+
+def test_the_last_row_stands_for_unknown_items() -> None:
+    dataset = random_dataset()
+    table = table_of(dataset, dataset.rows_of_split("train"))
+    assert (table.neighbours[-1] == dataset.n_items).all()
+    for name in ("vectors", "statistics", "published_ms", "tokens", "numeric", "affinities"):
+        assert not getattr(table, name)[-1].any()
+
+
+def test_a_table_of_no_interactions_is_finite() -> None:
+    dataset = random_dataset()
+    table = table_of(dataset, np.empty(0, np.int64), encoder=FeatureEncoder([], []))
+    assert not table.statistics.any()
+    assert not table.affinities.any()
