@@ -53,13 +53,13 @@ def blend(proposals: Sequence[SourceCandidates], limit: int) -> tuple[int, Candi
     Each of S sources is sure of its best `limit / (4 S)` candidates, whatever the others propose.
     """
     united = _unite(proposals)
-    fused = fused_scores(united.ranks)
-    guaranteed = (united.ranks >= 0) & (
-        united.ranks < int(limit * _RESERVED / max(1, len(proposals)))
-    )
-    # Guaranteed candidates first, then fused order; ties go to the smaller key.
-    kept = np.lexsort((united.keys, -fused, ~guaranteed.any(axis=0)))[:limit]
-    order = kept[np.lexsort((united.keys[kept], -fused[kept]))]
+    # Stable over ascending keys: ties go to the smaller key.
+    order = np.argsort(-fused_scores(united.ranks), kind="stable")
+    if len(order) > limit:
+        share = int(limit * _RESERVED / len(proposals))
+        ranks = united.ranks[:, order]
+        sure = ((ranks >= 0) & (ranks < share)).any(axis=0)
+        order = order[sure | (np.cumsum(~sure) <= limit - np.count_nonzero(sure))]
     return len(united), united.take(order)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from ranking_svc.ranker import LocalRanker
-
 from orchestrator.assemble import assemble
 from orchestrator.pipeline import Recommender
+from ranking_svc.ranker import LocalRanker
 from retrieval_svc.generation import Generation
 from retrieval_svc.shard import LocalRetriever
 from retrieval_svc.slice_files import RetrievalMeta
@@ -29,13 +28,15 @@ async def embedded(
     retrieval_version: str | None = None,
     ranking_version: str | None = None,
     artifacts: str | Path | None = None,
+    config: Config | None = None,
 ) -> Recommender:
     """A started recommender over the workdir's artifacts; close it in the end.
 
-    Without versions the current ones are served; without `profiles` those of the workdir. Loading
-    runs off the event loop. Raises `ArtifactNotFound`, `ArtifactCorrupt`, `ArtifactRefused`.
+    Without versions the current ones are served; profiles, artifacts and configuration are the
+    workdir's unless given. Loading runs off the event loop. Raises `ArtifactNotFound`,
+    `ArtifactCorrupt`, `ArtifactRefused`.
     """
-    config = Config.load(workdir / "shortlist.yaml")
+    config = config or Config.load(workdir / "shortlist.yaml")
     store = ArtifactStore(artifacts or workdir / "artifacts")
     shards, ranker = await asyncio.gather(
         asyncio.to_thread(_shards, store, retrieval_version),
@@ -48,7 +49,11 @@ async def embedded(
         profiles or SqliteProfileStore(workdir / "profiles.sqlite"),
         events=Schema.load(workdir / "schema.yaml").events,
     )
-    await recommender.start()
+    try:
+        await recommender.start()
+    except BaseException:
+        await recommender.close()
+        raise
     return recommender
 
 

@@ -19,7 +19,7 @@ from orchestrator.validation import DAY_MS, Limits, check_page_request, check_ra
 from orchestrator.versions import IndexVersionTracker
 from shortlist import telemetry
 from shortlist.config import Config
-from shortlist.errors import InvalidField
+from shortlist.errors import InvalidField, InvalidRequest
 from shortlist.ids import keys_of
 from shortlist.page import PageRequest, RankRequest, RecentEvent
 from shortlist.schema import EventType
@@ -44,6 +44,16 @@ class RequestOpener:
         self._versions = versions
         self._rail = rail
         self._clock = clock
+
+    def check_configuration(self) -> None:
+        """Raises `InvalidRequest` for configured caps that no item has a value for, as far as the
+        items are known."""
+        known = self._rail.group_features
+        if known is None:
+            return
+        if unknown := self._config.slate.caps.keys() - known:
+            text = f"items have no such group; known: {', '.join(sorted(known)) or 'none'}"
+            raise InvalidRequest([(f"slate.caps.{feature}", text) for feature in sorted(unknown)])
 
     def open_page(self, request: PageRequest, budgets: Budgets) -> Ask:
         """Raises `InvalidRequest` with every violation, `NotImplementedYet`."""

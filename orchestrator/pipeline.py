@@ -96,11 +96,13 @@ class Recommender:
     async def start(self) -> None:
         """Learn what the shards serve and copy their popular items; keep both fresh from now on.
 
-        Shards that do not answer yet are found later. A second start does nothing.
+        Shards that do not answer yet are found later. A second start does nothing. Raises
+        `InvalidRequest` for a configuration that does not fit the items.
         """
         if self._refresher is not None:
             return
         await self._refresh()
+        self._opener.check_configuration()
         self._refresher = asyncio.create_task(self._keep_fresh())
 
     async def close(self) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator.tokens import Attribution
 from shortlist.config import Config, RetrievalConfig, ServingConfig, SlateConfig
-from shortlist.errors import BudgetExceeded, NotImplementedYet, ShortlistError
+from shortlist.errors import BudgetExceeded, InvalidRequest, NotImplementedYet, ShortlistError
 from shortlist.ids import key_of, keys_of
 from shortlist.page import Page, PageRequest, RankRequest, RecentEvent
 from tests.orchestrator.world import (
@@ -327,6 +327,14 @@ async def test_many_items_may_be_ranked_at_once() -> None:
     scores = [item.score for item in ranking.items]
     assert len(scores) == 5000
     assert scores == sorted(scores, reverse=True)
+
+
+async def test_configured_caps_over_features_that_items_lack_are_refused_at_the_start() -> None:
+    world = a_world(config=Config(slate=SlateConfig(caps={"genre": 5, "colour": 1})))
+    with pytest.raises(InvalidRequest, match="known: genre") as refused:
+        await world.recommender.start()
+    await world.recommender.close()
+    assert [field for field, _ in refused.value.violations] == ["slate.caps.colour"]
 
 
 async def test_closing_closes_the_tiers() -> None:

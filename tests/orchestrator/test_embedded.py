@@ -1,0 +1,130 @@
+"""Real shards of a published artifact in this process, and the same ones behind gRPC (I7)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.assemble import assemble
+from orchestrator.embedded import embedded
+from orchestrator.pipeline import Recommender
+from ranking_svc.ranker import LocalRanker
+from retrieval_svc.servicer import add_services
+from retrieval_svc.shard import LocalRetriever
+from shortlist.artifacts import ArtifactStore
+from shortlist.config import Config, ServingConfig
+from shortlist.errors import ArtifactNotFound, InvalidRequest
+from shortlist.ids import key_of
+from shortlist.page import PageRequest
+from shortlist.remote import RemoteRetriever
+from shortlist.serving import Server, ServerOptions
+from shortlist.stores import Profile
+from shortlist.stores.sqlite import SqliteProfileStore
+from shortlist.tiers import History
+from tests.orchestrator.wire import running
+from tests.orchestrator.world import KeyRanker, item_ids
+from tests.retrieval_svc.factory import WATERMARK_MS, Catalogue, publish
+
+SHARDS = 3
+# Generous, so that a busy machine cannot make a page differ.
+CONFIG = Config(serving=ServingConfig(retrieval_budget_ms=20_000, request_budget_ms=60_000))
+SCHEMA = "name: made-up\ninteractions: [{path: events.csv}]\n"
+REQUESTS = (
+    PageRequest(user_id="ann", return_attributes=("genre", "tags", "price")),
+    PageRequest(user_id="nobody", page_size=50, diversity=0.4),
+    PageRequest(user_id="ann", exclude_item_ids=("item-3",), caps={"maker": 2}, page_size=10),
+)
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    catalogue = Catalogue.random(400)
+    publish(ArtifactStore(tmp_path / "artifacts"), catalogue, shards=SHARDS, version="v1")
+    CONFIG.save(tmp_path / "shortlist.yaml")
+    (tmp_path / "schema.yaml").write_text(SCHEMA)
+    liked = History(
+        keys=catalogue.keys[:4],
+        times_ms=np.full(4, WATERMARK_MS - 1000),
+        weights=np.ones(4, np.float32),
+    )
+    ann = Profile(user_key=key_of("ann"), history=liked, seen=liked.keys)
+    SqliteProfileStore(tmp_path / "profiles.sqlite").write([("ann", ann)])
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ranker that needs no training stands in for the artifact's."""
+    monkeypatch.setattr(LocalRanker, "open", lambda *_: KeyRanker())
+
+
+@pytest.fixture
+async def here(workdir: Path) -> AsyncIterator[Recommender]:
+    async with await embedded(workdir) as recommender:
+        yield recommender
+
+
+@pytest.fixture
+async def there(workdir: Path) -> AsyncIterator[Recommender]:
+    store = ArtifactStore(workdir / "artifacts")
+    async with AsyncExitStack() as stack:
+        shards = []
+        for number in range(SHARDS):
+            local = LocalRetriever.open(store, number)
+            stack.push_async_callback(local.close)
+            server = Server(ServerOptions(drain_s=0.1))
+            add_services(server, local, local.versions)
+            shards.append([RemoteRetriever(await stack.enter_async_context(running(server)))])
+        profiles = SqliteProfileStore(workdir / "profiles.sqlite")
+        recommender = assemble(CONFIG, shards, [KeyRanker()], profiles)
+        yield await stack.enter_async_context(recommender)
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+async def test_embedded_and_distributed_give_the_same_page(
+    here: Recommender, there: Recommender, request_: PageRequest
+) -> None:
+    mine, theirs = await here.recommend(request_), await there.recommend(request_)
+    assert mine.items == theirs.items
+    assert mine.coverage == theirs.coverage
+    assert mine.coverage.items_total == 400
+    assert mine.degradations == theirs.degradations == ()
+
+
+async def test_attributes_of_the_catalogue_come_with_the_page(here: Recommender) -> None:
+    page = await here.recommend(REQUESTS[0])
+    assert page.items[0].title == f"Title of {page.items[0].id}"
+    assert set(page.items[0].attributes) == {"genre", "tags", "price"}
+    with pytest.raises(InvalidRequest, match="colour"):
+        await here.recommend(PageRequest(return_attributes=("colour",)))
+
+
+async def test_caps_are_checked_against_the_features_that_items_have(here: Recommender) -> None:
+    with pytest.raises(InvalidRequest, match="maker") as refused:
+        await here.recommend(PageRequest(caps={"colour": 1}))
+    assert refused.value.violations[0][0] == 'diversity.caps["colour"]'
+
+
+async def test_a_second_page_goes_on_where_the_first_ended(here: Recommender) -> None:
+    first = await here.recommend(PageRequest(user_id="ann"))
+    second = await here.recommend(PageRequest(user_id="ann", page_token=first.next_page_token))
+    assert not set(item_ids(first)) & set(item_ids(second))
+
+
+async def test_a_version_may_be_named(workdir: Path) -> None:
+    publish(ArtifactStore(workdir / "artifacts"), Catalogue.random(90), shards=1, version="v2")
+    async with await embedded(workdir) as current:
+        assert current.index is not None
+        assert (current.index.version, current.index.shards) == ("v2", 1)
+    async with await embedded(workdir, retrieval_version="v1") as named:
+        assert named.index is not None
+        assert (named.index.version, named.index.shards) == ("v1", SHARDS)
+
+
+async def test_a_version_that_was_never_published_is_named_in_the_error(workdir: Path) -> None:
+    with pytest.raises(ArtifactNotFound, match="v9"):
+        await embedded(workdir, retrieval_version="v9")
