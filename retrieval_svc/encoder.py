@@ -29,6 +29,7 @@ Floats = npt.NDArray[np.float32]
 
 _HOUR_MS = 3_600_000
 _MOMENT_WIDTH = 5
+_FLAT = ("keys", "position", "bias", "hidden_bias", "output_bias")  # arrays of one dimension
 
 
 def moment_features(
@@ -178,8 +179,9 @@ class UserEncoder:
         )
 
     def _check(self) -> None:
-        """Refuse shapes that do not fit and numbers that are not finite."""
+        """Refuse shapes that do not fit, keys out of order and numbers that are not finite."""
         weights = self._weights
+        self._check_kinds()
         token_dim = weights.user_tokens.shape[1]
         width = 2 * token_dim + user_columns(self._user, self._context)
         hidden = len(weights.hidden_bias)
@@ -197,16 +199,29 @@ class UserEncoder:
             found = getattr(weights, name).shape
             if found != shape:
                 raise ArtifactCorrupt(f"tower/{name}.npy has shape {found}, expected {shape}")
-        if self._keys.shape != (len(self._vectors),) or len(self._keys) == 0:
+        if len(self._keys) != len(self._vectors):
             raise ArtifactCorrupt(
-                f"tower/keys.npy has {self._keys.shape} keys for {self._vectors.shape} vectors"
+                f"tower/keys.npy has {len(self._keys)} keys for {len(self._vectors)} vectors"
             )
-        arrays = {"item_vectors": self._vectors} | {
-            name: getattr(weights, name) for name in weights.__slots__
-        }
-        for name, array in arrays.items():
+        if not (self._keys[1:] > self._keys[:-1]).all():
+            raise ArtifactCorrupt("tower/keys.npy does not ascend")
+        for name, array in self._floats().items():
             if not np.isfinite(array).all():
                 raise ArtifactRefused(f"tower/{name}.npy holds NaN or Inf")
+
+    def _check_kinds(self) -> None:
+        """Refuse arrays of another type or number of dimensions, and empty ones."""
+        arrays: Mapping[str, npt.NDArray[Any]] = {"keys": self._keys, **self._floats()}
+        for name, array in arrays.items():
+            dtype = np.uint64 if name == "keys" else np.float32
+            dimensions = 1 if name in _FLAT else 2
+            if array.dtype != dtype or array.ndim != dimensions or not len(array):
+                raise ArtifactCorrupt(f"tower/{name}.npy is {array.dtype} of shape {array.shape}")
+
+    def _floats(self) -> Mapping[str, Floats]:
+        """Every array of numbers, by the name of its file."""
+        weights = {name: getattr(self._weights, name) for name in self._weights.__slots__}
+        return {"item_vectors": self._vectors, **weights}
 
 
 def _load(path: Path, *, mmap: bool = False) -> npt.NDArray[Any]:

@@ -98,7 +98,7 @@ async def test_a_retired_version_is_gone(versions: LoadedVersions[Servable], she
     await versions.activate("v2")
     await versions.retire("v1")
     assert served(versions) == {"v2": True}
-    with pytest.raises(VersionNotServed, match="v1.*served: v2"):
+    with pytest.raises(VersionNotServed, match=r"v1.*served: v2"):
         versions.of("v1")
     await versions.prepare("v1")
     assert shelf.loads == ["v2", "v1"]
