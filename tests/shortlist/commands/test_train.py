@@ -136,12 +136,14 @@ def cluster() -> Iterator[JobSubmissionClient]:
         start_new_session=True,
     )
     try:
-        yield JobSubmissionClient(_job_server(head))
+        client = JobSubmissionClient(_job_server(head))
+        _wait_for_agent(client)
+        yield client
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(head.pid, signal.SIGKILL)
         head.communicate()
-        shutil.rmtree(tmp, ignore_errors=True)
+        _remove(Path(tmp))
 
 
 def _job_server(head: subprocess.Popen[str]) -> str:
@@ -151,6 +153,27 @@ def _job_server(head: subprocess.Popen[str]) -> str:
         if found := re.search(r"RAY_API_SERVER_ADDRESS='(\S+)'", line):
             return found[1]
     raise AssertionError("the Ray head did not start")
+
+
+def _wait_for_agent(client: JobSubmissionClient, timeout_s: float = 120.0) -> None:
+    """A new cluster answers 500 until the process that starts its jobs is there."""
+    ends = time.monotonic() + timeout_s
+    while True:
+        try:
+            client.submit_job(entrypoint="true")
+            return
+        except RuntimeError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.5)
+
+
+def _remove(folder: Path, timeout_s: float = 10.0) -> None:
+    """Processes that have just been killed may still add a file."""
+    ends = time.monotonic() + timeout_s
+    while folder.exists() and time.monotonic() < ends:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
 
 
 def _wait_for(path: Path, timeout_s: float = 30.0) -> str:
