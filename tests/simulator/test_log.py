@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
 from simulator import World, WorldConfig
 from simulator.config import MS_PER_DAY
@@ -91,12 +92,22 @@ def test_nobody_clicks_the_same_item_twice_and_likes_follow_clicks(log):
     assert 0.1 < len(likes) / len(clicked) < 0.6
 
 
-def test_popularity_and_activity_are_skewed_like_in_public_data(log):
+def test_popularity_and_activity_are_skewed(log):
     per_item = np.bincount(log.events.item, minlength=SMALL.items)
     per_user = np.bincount(log.events.user, minlength=SMALL.users)
+    # A small catalogue is used up by its users, which flattens the head: see the default world.
+    assert 0.5 < _gini(per_item) < 0.85
+    assert per_user.max() > 5 * per_user.mean()
+
+
+@pytest.mark.slow
+def test_the_default_world_is_as_skewed_as_public_data():
+    config = WorldConfig()
+    events = [block.events() for block in World(config).blocks()]
+    per_item = np.bincount(np.concatenate([e.item for e in events]), minlength=config.items)
+    per_user = np.bincount(np.concatenate([e.user for e in events]), minlength=config.users)
     assert 0.6 < _gini(per_item) < 0.85
     assert 20 < np.median(per_user[per_user > 0]) < 40
-    assert per_user.max() > 5 * per_user.mean()
 
 
 def test_fresh_items_are_over_represented_but_are_not_everything(world, log):

@@ -64,6 +64,7 @@ def test_scattered_items_of_ten_million_cost_little_memory():
     assert peak < 40_000_000
 
 
+@pytest.mark.slow
 def test_events_of_a_large_world_are_generated_in_bounded_memory():
     config = WorldConfig(users=100_000, items=1_000_000, events=20_000)
     tracemalloc.start()
@@ -103,7 +104,7 @@ def test_simulated_clicks_fall_with_the_position_and_follow_their_probability(wo
     rng = np.random.default_rng(1)
     time_ms = SMALL.end_ms
     page = world.best_items(5, time_ms, 1).repeat(20)
-    runs = [world.simulate_clicks(rng, 5, page, time_ms) for _ in range(400)]
+    runs = [world.simulate_clicks(rng, 5, page, time_ms) for _ in range(200)]
     rate = np.mean([run.clicked for run in runs], axis=0)
     expected = world.click_probability(5, page, time_ms, np.arange(20))
     assert rate[0] > 2 * rate[9] > 2 * rate[19]
