@@ -70,8 +70,8 @@ protos: $(INSTALLED) ## Regenerate shortlist/v1 from protos/
 faults: $(INSTALLED) ## Run the fault catalogue and print its table
 	@$(WITH_TMP) $(BIN)/python -m tests.faults $(ARGS)
 
-bench: $(INSTALLED) ## Measure the page's latency and throughput, embedded and over gRPC
-	@$(WITH_TMP) $(BIN)/python -m benchmarks.pages --workdir $(WORKDIR) $(ARGS)
+bench: $(INSTALLED) ## Measure retrieval: recall and time of a search against brute force
+	@$(WITH_TMP) $(BIN)/python -m benchmarks.retrieval $(ARGS)
 
 clean: ## Remove .venv, caches, build output and the demo's workdir
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache build dist shortlist.egg-info demo-workdir
