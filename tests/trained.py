@@ -1,0 +1,128 @@
+"""A small world, imported and trained by the real jobs, once for all slow tests that need it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shortlist.config import Config
+from shortlist.launch import child_environment, module_command, tethered
+
+CONFIG = Config.model_validate(
+    {
+        "retrieval": {
+            "shards": 2,
+            "candidates": 300,
+            "quotas": {"two_tower": 200, "popular": 200},
+            "two_tower": {"dim": 16, "history_length": 20, "epochs": 2, "batch_size": 256},
+        },
+        "ranking": {
+            "cross_layers": 2,
+            "projection_dim": 8,  # low rank: what is exported is multiplied out
+            "hidden": [16, 8],
+            "epochs": 2,
+            "negatives": 30,
+        },
+        # Generous, so that a busy machine cannot make a page differ.
+        "serving": {
+            "retrieval_budget_ms": 20_000,
+            "ranking_budget_ms": 20_000,
+            "describe_budget_ms": 20_000,
+            "request_budget_ms": 60_000,
+        },
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A workdir after both jobs, and what they left."""
+
+    workdir: Path
+    retrieval: dict[str, str]  # what the retrieval job printed: versions by tier
+    ranking: dict[str, str]
+    log: str  # stderr of both jobs
+    tmp: Path  # the jobs' folder for temporary files
+    home: Path  # the jobs' home folder
+
+    @property
+    def artifacts(self) -> Path:
+        return self.workdir / "artifacts"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """Read only: copy what a test changes."""
+    workdir = tmp_path_factory.mktemp("trained")
+    # Ray keeps Unix sockets in the temporary folder, so its name has to be short.
+    with tempfile.TemporaryDirectory(prefix="sl", dir="/tmp") as jobs:
+        tmp, home = Path(jobs) / "t", Path(jobs) / "h"
+        tmp.mkdir()
+        home.mkdir()
+        _import_world(workdir)
+        runs = [_run(f"training.{tier}", workdir, tmp, home) for tier in ("retrieval", "ranking")]
+        yield Trained(
+            workdir=workdir,
+            retrieval=json.loads(runs[0].stdout),
+            ranking=json.loads(runs[1].stdout),
+            log=runs[0].stderr + runs[1].stderr,
+            tmp=tmp,
+            home=home,
+        )
+
+
+@pytest.fixture
+def trained_copy(trained: Trained, tmp_path: Path) -> Path:
+    """A workdir of its own for a test that changes it."""
+    copy = tmp_path / "workdir"
+    shutil.copytree(trained.workdir, copy)
+    return copy
+
+
+def job_environment(tmp: Path, home: Path) -> dict[str, str]:
+    """That of a user who has set nothing up for Ray."""
+    inherited = child_environment({"TMPDIR": str(tmp), "HOME": str(home)})
+    return {name: value for name, value in inherited.items() if not name.startswith("RAY_")}
+
+
+def processes_naming(text: str) -> list[str]:
+    """Command lines of running processes that hold `text`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if text in line]
+
+
+def _import_world(workdir: Path) -> None:
+    from shortlist.commands.import_data import import_into
+    from shortlist.commands.terminal import Terminal
+    from shortlist.schema import Schema
+    from simulator import World, WorldConfig, write_dataset
+
+    world = World(WorldConfig(users=300, items=800, events=8_000, seed=11))
+    written = write_dataset(world, workdir / "files")
+    CONFIG.save(workdir / "shortlist.yaml")
+    import_into(workdir, Schema.load(written.schema), workdir / "files", Terminal(as_json=True))
+
+
+def _run(module: str, workdir: Path, tmp: Path, home: Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        tethered(module_command(module, "--workdir", str(workdir))),
+        env=job_environment(tmp, home),
+        cwd=os.fspath(workdir),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done

@@ -1,0 +1,278 @@
+"""The two-tower model in TensorFlow against its export in numpy, on data of a few hundred rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shortlist.config import TwoTowerConfig
+from shortlist.errors import ArtifactRefused
+from shortlist.tiers import UserContext
+from tests.training.tiny import DAY_MS, random_dataset, tiny_dataset, with_events
+from training.dataset import Dataset
+from training.histories import history_of, user_histories
+from training.metrics import recall
+
+pytestmark = pytest.mark.slow  # TensorFlow takes seconds to import
+
+SMALL = TwoTowerConfig(dim=16, history_length=6, epochs=3, batch_size=128)
+
+
+@pytest.fixture(scope="module")
+def train() -> Callable[..., Any]:
+    from training.two_tower import train_two_tower
+
+    def run(dataset: Dataset, config: TwoTowerConfig = SMALL, **options: Any) -> Any:
+        rows = options.pop("rows", dataset.rows_of_split("train", "validation"))
+        return train_two_tower(dataset, rows, config, **{"recency_half_life_ms": None} | options)
+
+    return run
+
+
+def rich_dataset(*, timed: bool = True) -> Dataset:
+    """Random interactions with features on every side."""
+    rng = np.random.default_rng(0)
+    plain = random_dataset(rows=500, users=30, items=50, timed=timed)
+    events = plain.events
+    cities, devices = ["Lyon", "Linz", None], ["phone", "desk", None]
+    return tiny_dataset(
+        events.user,
+        events.item,
+        users=30,
+        items=50,
+        time_ms=events.time_ms if timed else None,
+        weight=events.weight,
+        item_features={
+            "genre": ("multi_categorical", [["a", "b"][: 1 + n % 2] for n in range(50)]),
+            "price": ("numeric", [None if n % 7 == 0 else float(n) for n in range(50)]),
+        },
+        user_features={
+            "city": ("categorical", [cities[n % 3] for n in range(30)]),
+            "age": ("numeric", [None if n % 5 == 0 else 20.0 + n for n in range(30)]),
+        },
+        context={"device": [devices[n] for n in rng.integers(3, size=500)]},
+    )
+
+
+def two_tastes(*, seed: int = 0) -> Dataset:
+    """Users of even number like items of even number, the others the odd ones."""
+    rng = np.random.default_rng(seed)
+    user = rng.integers(60, size=2400)
+    item = 2 * rng.integers(40, size=2400) + user % 2
+    return tiny_dataset(
+        user,
+        item,
+        users=60,
+        items=82,  # the last two are never clicked
+        time_ms=np.sort(rng.integers(0, 30 * DAY_MS, 2400)),
+        item_features={"kind": ("categorical", [["even", "odd"][n % 2] for n in range(82)])},
+        split=["train"] * 2000 + ["test"] * 400,
+    )
+
+
+# --- numpy equals TensorFlow ---
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_exported_tower_computes_what_the_trained_one_does(timed: bool) -> None:
+    import tensorflow as tf
+
+    from training import two_tower
+
+    dataset = rich_dataset(timed=timed)
+    rows = np.flatnonzero(dataset.events.weight > 0)
+    tf.keras.utils.set_random_seed(3)
+    examples = two_tower._Examples(dataset, rows, SMALL, None, 3)
+    model = two_tower._TwoTowerModel(examples, SMALL, 3)
+    model.compile(optimizer=tf.keras.optimizers.legacy.Adagrad(0.2))
+    for batch in examples.batches(0):
+        model.train_step(batch)
+    encoder = model.export([]).encoder
+
+    chosen = np.arange(len(rows))
+    batch = examples._take(chosen, np.random.default_rng(0))
+    vectors = model.items(tf.reshape(batch["history"], [-1]), training=False)
+    expected = model.users(
+        {name: tf.constant(array) for name, array in batch.items()},
+        tf.reshape(vectors, (len(chosen), SMALL.history_length, SMALL.dim)),
+    ).numpy()
+    users = [_user_of(dataset, rows, batch, place) for place in chosen]
+    served = np.stack([encoder.encode(user) for user in users])
+    np.testing.assert_allclose(served, expected, atol=1e-5)
+    assert (batch["history_weight"].sum(axis=1) == 0).any()  # new users are among them
+    assert {len(user.history) for user in users} >= {0, SMALL.history_length}
+
+
+def _user_of(
+    dataset: Dataset, rows: np.ndarray, batch: dict[str, np.ndarray], place: int
+) -> UserContext:
+    """The user of an example, as a request would describe them."""
+    row = rows[place]
+    user = int(dataset.events.user[row])
+    present = batch["history_weight"][place] > 0
+    history = history_of(dataset, rows[:0])
+    history = replace(
+        history,
+        keys=dataset.item_keys[batch["history"][place][present]],
+        times_ms=np.zeros(present.sum(), np.int64),
+        weights=batch["history_weight"][place][present],
+    )
+    about = {name: dataset.users[f"f_{name}"][user].as_py() for name in ("city", "age")}
+    device = dataset.events.context["device"][int(row)].as_py()
+    return UserContext(
+        user_key=int(dataset.user_keys[user]),
+        history=history,
+        attributes={name: value for name, value in about.items() if value is not None},
+        context={} if device is None else {"device": device},
+        time_ms=int(dataset.events.time_ms[row]),
+    )
+
+
+# --- training ---
+
+
+def test_vectors_are_of_unit_length_aligned_with_items_and_the_loss_falls(train: Any) -> None:
+    dataset = rich_dataset()
+    model = train(dataset)
+    assert model.item_vectors.shape == (dataset.n_items, SMALL.dim)
+    assert model.item_vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(model.item_vectors, axis=1), 1, atol=1e-5)
+    assert len(model.losses) == SMALL.epochs
+    assert model.losses[-1] < model.losses[0]
+
+
+def test_the_seed_decides_the_model(train: Any) -> None:
+    dataset = rich_dataset()
+    first, same, other = (train(dataset, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.item_vectors, same.item_vectors)
+    user = UserContext(user_key=0, history=history_of(dataset, np.arange(3)), time_ms=DAY_MS)
+    np.testing.assert_array_equal(first.encoder.encode(user), same.encoder.encode(user))
+    assert not np.allclose(first.item_vectors, other.item_vectors)
+
+
+def test_it_tells_two_tastes_apart_where_popularity_cannot(train: Any) -> None:
+    dataset = two_tastes()
+    model = train(dataset, replace_epochs(SMALL, 6))
+    known, test = dataset.rows_of_split("train"), dataset.rows_of_split("test")
+    popular = np.argsort(-np.bincount(dataset.events.item[known], minlength=82), kind="stable")
+    ours, theirs = [], []
+    for user, history in enumerate(user_histories(dataset, known, range(60))):
+        relevant = set(dataset.events.item[test[dataset.events.user[test] == user]].tolist())
+        if relevant:
+            context = UserContext(user_key=0, history=history, time_ms=30 * DAY_MS)
+            best = np.argsort(-(model.item_vectors @ model.encoder.encode(context)))
+            ours.append(recall(best.tolist(), relevant, 40))
+            theirs.append(recall(popular.tolist(), relevant, 40))
+    assert np.mean(ours) > 0.9
+    assert np.mean(ours) > np.mean(theirs) + 0.2
+
+
+def test_items_that_nobody_clicked_lie_with_their_kind(train: Any) -> None:
+    vectors = train(two_tastes(), replace_epochs(SMALL, 6)).item_vectors
+    for item in (80, 81):
+        own = vectors[item % 2 : 80 : 2] @ vectors[item]
+        others = vectors[1 - item % 2 : 80 : 2] @ vectors[item]
+        assert own.mean() > others.mean() + 0.3
+
+
+def test_id_dropout_leaves_the_content_of_items_only() -> None:
+    from training import two_tower
+
+    dataset = two_tastes()
+    rows = np.arange(len(dataset.events))
+    config = SMALL.model_copy(update={"id_dropout": 0.7})
+    examples = two_tower._Examples(dataset, rows, config, None, 0)
+    model = two_tower._TwoTowerModel(examples, config, 0)
+    items = np.arange(80)
+    whole = model.items(items, training=False).numpy()
+    content = model.items(np.array([80, 81]), training=False).numpy()[items % 2]
+    seen = model.items(items, training=True).numpy()
+    dropped = np.isclose(seen, content, atol=1e-5).all(axis=1)
+    assert dropped.mean() == pytest.approx(0.7, abs=0.2)
+    np.testing.assert_allclose(seen[~dropped], whole[~dropped], atol=1e-5)
+    assert not np.isclose(whole, content, atol=1e-5).all(axis=1).any()
+
+
+def test_progress_goes_from_nothing_to_all(train: Any) -> None:
+    reports: list[tuple[int, int]] = []
+    train(rich_dataset(), progress=lambda _, done, total: reports.append((done, total)))
+    assert reports == sorted(reports)
+    assert reports[0][0] == 0
+    assert reports[-1][0] == reports[-1][1] > 0
+
+
+def test_data_of_one_interaction_can_be_learned_from(train: Any) -> None:
+    model = train(tiny_dataset([0], [1], items=3, time_ms=[5]))
+    assert np.isfinite(model.item_vectors).all()
+
+
+def test_data_without_features_and_times_can_be_learned_from(train: Any) -> None:
+    model = train(random_dataset(timed=False))
+    assert np.isfinite(model.item_vectors).all()
+
+
+def test_old_interactions_weigh_less(train: Any) -> None:
+    """Each user changed from one item to another; only what is new should draw them."""
+    n = 64
+    dataset = tiny_dataset(
+        np.tile(np.arange(n), 2),
+        np.repeat([0, 1], n),
+        items=40,
+        time_ms=np.repeat([0, 300 * DAY_MS], n),
+    )
+    margins = []
+    for half_life in (None, DAY_MS):
+        model = train(dataset, recency_half_life_ms=half_life)
+        nobody = UserContext(
+            user_key=0, history=history_of(dataset, np.arange(0)), time_ms=300 * DAY_MS
+        )
+        scores = model.item_vectors @ model.encoder.encode(nobody)
+        margins.append(float(scores[1] - scores[0]))
+    assert margins[1] > margins[0]
+
+
+# --- what cannot be learned from ---
+
+
+def test_no_positive_interaction_is_refused(train: Any) -> None:
+    dataset = tiny_dataset([0, 1], [0, 1], weight=[0.0, 0.0])
+    with pytest.raises(ArtifactRefused, match="no positive interaction"):
+        train(dataset)
+
+
+def test_a_weight_that_is_not_finite_is_refused(train: Any) -> None:
+    dataset = random_dataset()
+    weight = dataset.events.weight.copy()
+    weight[7] = np.inf
+    with np.errstate(invalid="ignore"), pytest.raises(ArtifactRefused, match="diverged"):
+        train(with_events(dataset, weight=weight), rows=np.arange(len(weight)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_numbers_of_items_and_users_that_are_not_finite_do_not_reach_the_vectors(
+    train: Any, value: float
+) -> None:
+    numbers = [float(n) for n in range(20)]
+    numbers[3] = value
+    dataset = tiny_dataset(
+        np.arange(200) % 20,
+        np.arange(200) % 20,
+        time_ms=range(200),
+        item_features={"price": ("numeric", numbers)},
+        user_features={"age": ("numeric", numbers)},
+    )
+    assert np.isfinite(train(dataset).item_vectors).all()
+
+
+def test_training_that_diverges_is_refused(train: Any) -> None:
+    config = SMALL.model_copy(update={"learning_rate": 1e38})
+    with pytest.raises(ArtifactRefused, match=r"diverged|NaN or Inf"):
+        train(rich_dataset(), config)
+
+
+def replace_epochs(config: TwoTowerConfig, epochs: int) -> TwoTowerConfig:
+    return config.model_copy(update={"epochs": epochs})
