@@ -11,6 +11,7 @@ refuses engines that differ from it by more than `PARITY`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +174,9 @@ class OnnxEngine:
     name = "onnx"
 
     def __init__(self, path: Path, assembler: InputAssembler) -> None:
+        # Read at import. Without it ONNX Runtime keeps an id of the machine in the home folder and
+        # reports to its maker.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         try:
             import onnxruntime
         except ImportError as error:
