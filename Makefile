@@ -12,12 +12,13 @@ INSTALLED := .venv/.installed
 WORKDIR ?= demo-workdir
 ARGS ?=
 
-# Caches stay inside the checkout, and Ray reports nothing to anybody.
+# Caches stay inside the checkout; Ray and ONNX Runtime report nothing to anybody.
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 export KERAS_HOME := $(CURDIR)/.cache/keras
 export RAY_USAGE_STATS_ENABLED := 0
+export ORT_DISABLE_TELEMETRY := 1
 export TF_USE_LEGACY_KERAS := 1
 
 # Runs the rest of its line with a temporary folder of its own, which is gone afterwards. The name is

@@ -30,7 +30,12 @@ def module_command(module: str, *arguments: str) -> list[str]:
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment, in which a child finds the code that we run, plus `extra`."""
     paths = [str(_SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
-    defaults = {"TF_USE_LEGACY_KERAS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    defaults = {
+        "ORT_DISABLE_TELEMETRY": "1",  # neither ONNX Runtime nor Ray may report to anybody
+        "PYTHONUNBUFFERED": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TF_USE_LEGACY_KERAS": "1",
+    }
     return {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(paths), **(extra or {})}
 
 

@@ -24,11 +24,33 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SHOP = Path("examples/shop")
 
 
+CONFIG = {
+    "retrieval": {"two_tower": {"dim": 16, "epochs": 2}},
+    "ranking": {"epochs": 2, "hidden": [16, 8]},
+    # Generous, so that a busy machine cannot make a page differ.
+    "serving": {
+        "retrieval_budget_ms": 20_000,
+        "ranking_budget_ms": 20_000,
+        "describe_budget_ms": 20_000,
+        "request_budget_ms": 60_000,
+    },
+}
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Home folder and temporary folder of every command that is run here."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "tmp").mkdir()
+    return home
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, home: Path) -> tuple[Path, str]:
     """The workdir of `shortlist demo --fast`, and what it printed."""
-    workdir = tmp_path_factory.mktemp("demo") / "w"
-    return workdir, shortlist("demo", "--fast", "--workdir", workdir)
+    workdir = tmp_path_factory.mktemp("demo")
+    Config.model_validate(CONFIG).save(workdir / "shortlist.yaml")
+    return workdir, shortlist("demo", "--fast", "--workdir", workdir, home=home)
 
 
 def test_the_demo_prints_metrics_two_pages_of_twenty_and_the_funnel(
@@ -43,10 +65,13 @@ def test_the_demo_prints_metrics_two_pages_of_twenty_and_the_funnel(
     assert "cold start" in output
 
 
-def test_the_demo_leaves_nothing_running(demo: tuple[Path, str]) -> None:
+def test_the_demo_leaves_nothing_running_and_nothing_outside_the_workdir(
+    demo: tuple[Path, str], home: Path
+) -> None:
     workdir, _ = demo
     assert processes_naming(str(workdir)) == []
     assert not (workdir / "run" / "up.json").exists()
+    assert [path.name for path in home.rglob("*")] == ["tmp"]
 
 
 def test_evaluate_prints_one_object_with_all_figures(demo: tuple[Path, str]) -> None:
@@ -104,8 +129,7 @@ def test_a_strangers_files_become_a_page_with_a_schema_of_fewer_than_30_lines(
     columns = (files / "clickstream.csv").read_text().splitlines()[0].split(",")
     assert set(columns) <= set(yaml.safe_load(schema.read_text())["interactions"][0].values())
     workdir.mkdir()
-    brief = {"retrieval": {"two_tower": {"dim": 16, "epochs": 1}}, "ranking": {"epochs": 1}}
-    Config.model_validate(brief).save(workdir / "shortlist.yaml")
+    Config.model_validate(CONFIG).save(workdir / "shortlist.yaml")
 
     report = json.loads(
         shortlist("import", "--schema", schema, "--source", files, "--workdir", workdir, "--json")
@@ -121,13 +145,14 @@ def test_a_strangers_files_become_a_page_with_a_schema_of_fewer_than_30_lines(
     assert all(item["title"] for item in recommended["items"])
 
 
-def shortlist(*arguments: object) -> str:
+def shortlist(*arguments: object, home: Path | None = None) -> str:
     """Run the command line to its end; its stdout."""
+    elsewhere = {"HOME": str(home), "TMPDIR": str(home / "tmp")} if home else {}
     done = subprocess.run(
         [sys.executable, "-m", "shortlist", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=child_environment(),
+        env=child_environment(elsewhere),
         check=False,
     )
     assert done.returncode == 0, done.stderr
