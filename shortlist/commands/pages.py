@@ -31,11 +31,10 @@ def show_page(page: Page, console: Console, *, title: str) -> None:
     console.print(_page_table(page, title))
     if page.trace is not None:
         console.print(_funnel_table(page.trace))
-    console.print(_summary(page))
+    console.print(_summary(page), soft_wrap=True)
     for loss in page.degradations:
-        console.print(
-            f"[yellow]degraded:[/] {loss.reason} at {escape(loss.stage)}: {escape(loss.detail)}"
-        )
+        text = escape(f"{loss.reason} at {loss.stage}: {loss.detail}")
+        console.print(f"[yellow]degraded:[/] {text}", soft_wrap=True)
 
 
 def _page_table(page: Page, title: str) -> Table:
