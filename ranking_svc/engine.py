@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,12 +93,31 @@ class DcnWeights:
         weights.check()
         return weights
 
+    @property
+    def layers(self) -> tuple[tuple[Floats, Floats], ...]:
+        """Every layer in order."""
+        return (*self.crosses, *self.hidden)
+
     def check(self) -> None:
-        """Refuse numbers that are not finite."""
+        """Refuse layers that do not fit together and numbers that are not finite."""
+        if not self._fits():
+            raise ArtifactCorrupt("weights: the ranker's layers do not fit together")
         arrays = [getattr(self, name) for name in _PLAIN]
-        arrays += [array for layer in (*self.crosses, *self.hidden) for array in layer]
+        arrays += [array for layer in self.layers for array in layer]
         if not all(np.isfinite(array).all() for array in arrays):
             raise ArtifactRefused("the ranker's weights hold NaN or Inf")
+
+    def _fits(self) -> bool:
+        return (
+            len(self.hidden) > 0
+            and self.mean.shape == self.std.shape
+            and all(kernel.shape[:1] == kernel.shape[1:] for kernel, _ in self.crosses)
+            and all(kernel.shape[1:] == bias.shape for kernel, bias in self.layers)
+            and all(
+                before[1].shape == after[0].shape[:1] for before, after in pairwise(self.layers)
+            )
+            and self.layers[-1][1].shape == (1,)
+        )
 
 
 _PLAIN = ("mean", "std", "item_tokens", "user_tokens", "context_tokens")
@@ -118,6 +138,12 @@ class InputAssembler:
             or [np.zeros((len(table.tokens), 0), np.float32)],
             axis=1,
         )  # float32 [items + 1, features * t]
+        sides = (weights.user_tokens, weights.context_tokens)
+        width = len(weights.mean) + self._items.shape[1]
+        width += sum(table.shape[1] for table in sides if len(table) > 1)
+        expected = len(weights.layers[0][0])
+        if width != expected:
+            raise ArtifactCorrupt(f"weights: inputs are {width} wide, the first layer {expected}")
 
     def assemble(self, rows: FeatureRows) -> Floats:
         """x0, float32 [n, D]."""
@@ -187,9 +213,12 @@ class OnnxEngine:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         self._assembler = assembler
-        self._session = onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's own errors have no other root
+            raise ArtifactCorrupt(f"{path.name} is no network: {error}") from error
 
     def score(self, rows: FeatureRows) -> Floats:
         (scores,) = self._session.run(None, {"x0": self._assembler.assemble(rows)})

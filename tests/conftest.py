@@ -24,6 +24,8 @@ os.environ.setdefault("KERAS_HOME", str(Path(__file__).parent.parent / ".cache" 
 
 import pytest
 
+from tests.trained import trained, trained_copy  # noqa: F401  (fixtures of slow tests)
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
