@@ -87,6 +87,7 @@ def fault_table(rows: list[FaultRow]) -> Table:
 
 
 def main(arguments: list[str]) -> int:
+    """Run the catalogue, print the table, and return pytest's exit code."""
     collector = FaultCollector()
     folder = Path(__file__).parent
     code = pytest.main([str(folder), "-q", "--no-header", *arguments], plugins=[collector])
