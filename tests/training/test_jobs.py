@@ -1,0 +1,309 @@
+"""Both training jobs on a real private Ray, and what is served from what they published."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ranking_svc.features import FeatureBuilder, FeatureSpec
+from ranking_svc.ranker import open_builder
+from retrieval_svc.slice_files import RetrievalMeta
+from shortlist.artifacts import ArtifactStore
+from shortlist.config import Config
+from shortlist.errors import ArtifactNotFound
+from shortlist.ids import shard_of
+from shortlist.launch import module_command, tethered
+from shortlist.tiers import UserContext
+from tests.trained import Trained, job_environment, processes_naming
+from training.dataset import Dataset, write_dataset
+from training.encoding import fit_encoders
+from training.histories import user_histories
+from training.item_statistics import HalfLives, build_item_table
+from training.lessons import Proposer
+from training.windows import backtest_window, serving_window
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+TIERS = ("backtest", "retrieval", "ranking")
+
+
+@pytest.fixture(scope="module")
+def store(trained: Trained) -> ArtifactStore:
+    return ArtifactStore(trained.artifacts)
+
+
+@pytest.fixture(scope="module")
+def dataset(trained: Trained) -> Dataset:
+    return Dataset.load(trained.workdir / "dataset")
+
+
+def some_users(dataset: Dataset, count: int = 15) -> list[UserContext]:
+    window = serving_window(dataset)
+    users = np.linspace(0, dataset.n_users - 1, count).astype(int)
+    histories = user_histories(dataset, window.known, users)
+    return [UserContext(user_key=0, history=h, time_ms=window.as_of_ms) for h in histories]
+
+
+# --- what the jobs leave ---
+
+
+def test_the_jobs_print_the_versions_that_they_published_and_promoted(
+    trained: Trained, store: ArtifactStore
+) -> None:
+    printed = trained.retrieval | trained.ranking
+    assert set(printed) == set(TIERS)
+    for tier, version in printed.items():
+        assert store.current(tier) == version
+        assert store.versions(tier) == [version]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_what_they_published_verifies(store: ArtifactStore, tier: str) -> None:
+    artifact = store.open(tier)
+    assert len(artifact.manifest.files) > 15
+
+
+def test_the_jobs_leave_no_process_no_ray_folder_and_nothing_half_published(
+    trained: Trained,
+) -> None:
+    assert processes_naming(str(trained.tmp)) == []
+    assert processes_naming(str(trained.workdir)) == []
+    assert list(trained.tmp.glob("sl-ray-*")) == []
+    assert list(trained.tmp.glob("ray*")) == []
+    assert not (trained.home / ".ray").exists()
+    staged = [p for p in trained.artifacts.rglob(".staging-*") if p.is_dir()]
+    assert staged == []
+
+
+def test_the_jobs_show_progress_on_stderr_without_tracebacks(trained: Trained) -> None:
+    for task in ("two-tower (retrieval)", "ranker lessons", "deep cross network"):
+        assert task in trained.log
+    assert "Traceback" not in trained.log
+
+
+# --- the retrieval artifact ---
+
+
+@pytest.mark.parametrize("tier", ["backtest", "retrieval"])
+def test_every_item_is_in_the_shard_that_owns_it(
+    store: ArtifactStore, dataset: Dataset, tier: str
+) -> None:
+    artifact = store.open(tier)
+    meta = RetrievalMeta.of(artifact)
+    assert meta.shards == 2
+    for shard in range(2):
+        keys = np.load(artifact.path / f"shard-{shard:05d}" / "keys.npy")
+        owned = dataset.item_keys[shard_of(dataset.item_keys, 2) == shard]
+        np.testing.assert_array_equal(keys, owned)
+
+
+def test_the_manifests_say_what_was_learned_from(store: ArtifactStore, dataset: Dataset) -> None:
+    windows = {"backtest": backtest_window(dataset), "retrieval": serving_window(dataset)}
+    for tier, window in windows.items():
+        meta = store.open(tier).manifest.meta
+        assert meta["watermark_ms"] == window.as_of_ms
+        assert meta["schema_hash"] == dataset.schema.digest()
+        assert meta["items_total"] == dataset.n_items
+    spaces = {store.open(tier).manifest.meta["embedding_space"] for tier in windows}
+    assert len(spaces) == 2
+
+
+def test_popularity_counts_nothing_of_the_test_part(store: ArtifactStore, dataset: Dataset) -> None:
+    artifact = store.open("retrieval")
+    known = set(dataset.events.item[serving_window(dataset).known].tolist())
+    for shard in range(2):
+        folder = artifact.path / f"shard-{shard:05d}"
+        keys, popularity = np.load(folder / "keys.npy"), np.load(folder / "popularity.npy")
+        rows = np.searchsorted(dataset.item_keys, keys)
+        clicked = np.array([row in known for row in rows.tolist()])
+        assert (popularity[clicked] > 0).all()
+        assert not popularity[~clicked].any()
+
+
+def test_resharding_keeps_the_candidates_and_promotes_nothing(
+    trained_copy: Path, dataset: Dataset
+) -> None:
+    from training.retrieval import reshard
+
+    store, config = (
+        ArtifactStore(trained_copy / "artifacts"),
+        Config.load(trained_copy / "shortlist.yaml"),
+    )
+    parent = store.current("retrieval")
+    version = reshard(trained_copy, 3)
+    assert reshard(trained_copy, 3) == version  # made once
+    assert reshard(trained_copy, 2) == parent
+    assert store.current("retrieval") == parent
+    assert store.open("retrieval", version).manifest.parents == {"retrieval": parent}
+    two, three = (Proposer.open(store, "retrieval", v, config) for v in (parent, version))
+    for user in some_users(dataset):
+        ours, theirs = two.propose(user), three.propose(user)
+        np.testing.assert_array_equal(ours.keys, theirs.keys)
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-6)
+        np.testing.assert_array_equal(ours.ranks, theirs.ranks)
+
+
+# --- the ranking artifact ---
+
+
+def test_the_ranker_names_its_parents_features_and_parity(
+    trained: Trained, store: ArtifactStore
+) -> None:
+    artifact = store.open("ranking")
+    assert artifact.manifest.parents == trained.retrieval
+    meta: Any = artifact.manifest.meta
+    assert tuple(meta["features"]) == open_builder(artifact).names
+    assert max(meta["metrics"]["parity"].values()) <= 1e-4
+    assert meta["metrics"]["moments"] > 0
+
+
+def test_serving_builds_the_features_that_training_builds(
+    trained: Trained, store: ArtifactStore, dataset: Dataset
+) -> None:
+    past, present = backtest_window(dataset), serving_window(dataset)
+    retrieval, config = store.open("retrieval"), Config.load(trained.workdir / "shortlist.yaml")
+    encoders, lives = fit_encoders(dataset, past.known), HalfLives.of(dataset, past.known)
+    vectors = np.load(retrieval.path / "tower" / "item_vectors.npy")
+    table = build_item_table(
+        dataset,
+        present.known,
+        present.as_of_ms,
+        vectors=vectors,
+        encoder=encoders.item,
+        half_lives=lives,
+    )
+    spec = FeatureSpec(sources=("two_tower", "popular"), statistics=lives.statistics, has_time=True)
+    training = FeatureBuilder(spec, table, encoders.item, encoders.user, encoders.context)
+    serving = open_builder(store.open("ranking"))
+    assert serving.names == training.names
+    proposer = Proposer.open(store, "retrieval", None, config)
+    for user in some_users(dataset):
+        about = replace(user, attributes={"country": "NZ"}, context={"device": "phone"})
+        candidates = proposer.propose(about)
+        mine, theirs = serving.build(about, candidates), training.build(about, candidates)
+        np.testing.assert_array_equal(mine.numeric, theirs.numeric)
+        np.testing.assert_array_equal(mine.items, theirs.items)
+        np.testing.assert_array_equal(mine.user.tokens, theirs.user.tokens)
+        np.testing.assert_array_equal(mine.context.tokens, theirs.context.tokens)
+        assert mine.unknown == 0
+
+
+# --- evaluation ---
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    trained: Trained, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Path]:
+    from training.evaluate import evaluate
+
+    workdir = tmp_path_factory.mktemp("evaluated") / "w"
+    shutil.copytree(trained.workdir, workdir)
+    return evaluate(workdir, users=150), workdir
+
+
+def test_the_evaluation_has_every_figure_and_all_are_shares(
+    evaluated: tuple[dict[str, Any], Path],
+) -> None:
+    result, _ = evaluated
+    assert set(result["systems"]) == {"popularity", "two_tower", "page"}
+    for figures in result["systems"].values():
+        assert set(figures) == {"recall@20", "ndcg@20", "coverage", "intra_list_diversity"}
+        assert all(0 <= value <= 1 for value in figures.values())
+    assert set(result["retrieval"]) == {"popularity", "two_tower", "blend"}
+    for recalls in result["retrieval"].values():
+        assert 0 <= recalls["recall@20"] <= recalls["recall@100"] <= recalls["recall@1000"] <= 1
+    assert 0.5 < result["ranker"]["auc"] <= 1
+    assert 0 < result["users"]["evaluated"] <= 150
+    assert result["split"] == "time"
+
+
+def test_a_source_alone_finds_everything_that_may_be_found_at_a_thousand(
+    evaluated: tuple[dict[str, Any], Path],
+) -> None:
+    """The catalogue has 800 items."""
+    recalls = evaluated[0]["retrieval"]
+    assert recalls["popularity"]["recall@1000"] == recalls["two_tower"]["recall@1000"] == 1
+
+
+def test_the_evaluation_is_written_beside_the_data_as_json(
+    evaluated: tuple[dict[str, Any], Path],
+) -> None:
+    result, workdir = evaluated
+    written = json.loads((workdir / "evaluation.json").read_text())
+    assert written == result
+    assert not any(isinstance(v, float) and math.isnan(v) for v in _leaves(written))
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for inner in value.values() for leaf in _leaves(inner)]
+    return [value]
+
+
+# --- what cannot be trained ---
+
+
+def run(module: str, workdir: Path) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run a job to its end; what is left of Ray afterwards."""
+    with tempfile.TemporaryDirectory(prefix="sl", dir="/tmp") as tmp:
+        done = subprocess.run(
+            tethered(module_command(module, "--workdir", str(workdir))),
+            env=job_environment(Path(tmp), Path(tmp) / "home"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        left = [path.name for path in Path(tmp).glob("sl-ray-*")] + processes_naming(tmp)
+        return done, left
+
+
+def test_the_ranker_is_not_trained_before_retrieval(trained_copy: Path) -> None:
+    from training.ranking import train
+
+    shutil.rmtree(trained_copy / "artifacts")
+    with pytest.raises(ArtifactNotFound, match="retrieval"):
+        train(trained_copy)
+    done, left = run("training.ranking", trained_copy)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert left == []
+
+
+def test_data_without_a_positive_interaction_is_refused_and_the_old_version_stays(
+    trained_copy: Path, dataset: Dataset
+) -> None:
+    store = ArtifactStore(trained_copy / "artifacts")
+    before = {tier: store.current(tier) for tier in TIERS}
+    interactions = pq.read_table(trained_copy / "dataset" / "interactions.parquet")
+    weightless = interactions.set_column(
+        interactions.schema.get_field_index("weight"),
+        "weight",
+        pa.array(np.zeros(len(interactions), np.float32)),
+    )
+    write_dataset(
+        trained_copy / "dataset",
+        items=dataset.items,
+        users=dataset.users,
+        interactions=weightless,
+        info=dataset.info,
+    )
+    done, left = run("training.retrieval", trained_copy)
+    assert done.returncode == 1
+    assert "error: no positive interaction" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert left == []
+    assert {tier: store.current(tier) for tier in TIERS} == before
+    assert [store.versions(tier) for tier in TIERS] == [[before[tier]] for tier in TIERS]
