@@ -153,8 +153,8 @@ def typical_user(dataset: Dataset) -> str:
 
 def _lately(dataset: Dataset, user: str) -> str:
     row = dataset.user_row(user)
-    items = dataset.events.item[dataset.events.user == row][-_SHOWN_HISTORY:]
+    items = dataset.events.item[dataset.events.user == row][::-1]
     return "; ".join(
-        str(dataset.item_titles[int(item)].as_py() or dataset.item_ids[int(item)].as_py())
-        for item in items[::-1]
+        str(dataset.item_titles[item].as_py() or dataset.item_ids[item].as_py())
+        for item in list(dict.fromkeys(items.tolist()))[:_SHOWN_HISTORY]
     )

@@ -160,7 +160,14 @@ def _cancelled_by(*signals: signal.Signals) -> Iterator[None]:
 
 
 def _children_table(children: Sequence[Child]) -> Table:
-    table = Table("process", "address", "pid", "log", title="Serving; Ctrl-C stops everything")
+    table = Table(
+        "process",
+        "address",
+        "pid",
+        "log",
+        title="Serving; Ctrl-C stops everything",
+        caption=f"logs in {children[0].log.parent}",
+    )
     for child in children:
-        table.add_row(child.spec.name, child.address, str(child.pid), str(child.log))
+        table.add_row(child.spec.name, child.address, str(child.pid), child.log.name)
     return table
