@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from shortlist.tiers import AttributeValue, History
 from training.dataset import Dataset
-from training.encoding import entity_columns
+from training.encoding import entity_columns, profile_features
 
 __all__ = ["UserRows", "history_of", "user_attributes", "user_histories"]
 
@@ -49,9 +49,9 @@ def user_histories(dataset: Dataset, rows: Rows, users: Sequence[int] | Rows) ->
 def user_attributes(
     dataset: Dataset, users: Sequence[int] | Rows
 ) -> list[Mapping[str, AttributeValue]]:
-    """The attributes of `users`, by feature name, without the missing ones."""
+    """The attributes that profiles hold of `users`, by feature name, without the missing ones."""
     chosen = dataset.users.take(np.asarray(users, np.int64))
-    columns = entity_columns(chosen, dataset.schema.user_features)
+    columns = entity_columns(chosen, profile_features(dataset.schema))
     return [
         {
             name: tuple(values[row]) if isinstance(values[row], list) else values[row]

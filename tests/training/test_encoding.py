@@ -5,6 +5,8 @@ import numpy as np
 from tests.training.tiny import tiny_dataset
 from training.dataset import Dataset
 from training.encoding import context_columns, entity_columns, fit_encoders
+from training.histories import user_attributes
+from training.profiles import profiles_of
 
 
 def shop() -> Dataset:
@@ -50,3 +52,22 @@ def test_a_side_without_features_has_an_empty_encoder() -> None:
     for encoder in (encoders.item, encoders.user, encoders.context):
         assert encoder.slots == 0
         assert encoder.vocabulary_size == 1
+
+
+def test_of_users_only_what_profiles_hold_is_learned() -> None:
+    """Training must not see what serving does not."""
+    dataset = tiny_dataset(
+        [0, 1, 2],
+        [0, 0, 0],
+        user_features={
+            "home": ("geo", [(10.5, 20.0), (10.5, 20.0), (10.5, 20.0)]),
+            "country": ("geo", ["NZ", "NZ", "NO"]),
+            "age": ("numeric", [20.0, None, 40.0]),
+        },
+    )
+    encoder = fit_encoders(dataset, np.arange(3)).user
+    learned = {*encoder.token_features, *encoder.numeric_features}
+    assert {feature.name for feature in learned} == {"country", "age"}
+    profiles = [dict(p.attributes) for _, p in profiles_of(dataset, history_length=5)]
+    assert profiles == [dict(one) for one in user_attributes(dataset, [0, 1, 2])]
+    assert profiles[0] == {"country": "NZ", "age": 20.0}
