@@ -136,16 +136,27 @@ def test_every_user_with_something_to_come_has_a_first_moment() -> None:
     window = backtest_window(dataset)
     todo = all_moments(dataset, window, first_only=True)
     assert [m.user for m in todo] == np.unique(dataset.events.user[window.next]).tolist()
-    assert {m.time_ms for m in todo} == {window.as_of_ms}
+    for moment in todo:
+        assert not np.isin(moment.known, window.next).any()
 
 
-def test_users_with_much_to_come_have_later_moments_at_the_time_of_what_comes() -> None:
-    days = np.arange(10) * DAY_MS
-    dataset = tiny_dataset([0] * 10, range(10), time_ms=days, split=["train"] + ["validation"] * 9)
-    todo = all_moments(dataset, backtest_window(dataset), max_staleness_days=5.0)
-    assert [len(m.known) for m in todo] == [1, 4, 7]
-    # Serving looks no further than five days after the newest thing it has learned from.
-    assert [m.time_ms for m in todo] == [0, 4 * DAY_MS, 5 * DAY_MS]
+def test_a_moment_is_when_the_next_thing_happens_but_no_later_than_serving_would_look() -> None:
+    days = np.arange(20) * DAY_MS
+    dataset = tiny_dataset([0] * 20, range(20), time_ms=days, split=["train"] + ["validation"] * 19)
+    window = backtest_window(dataset)
+    for first_only in (False, True):
+        todo = all_moments(dataset, window, max_staleness_days=5.0, first_only=first_only)
+        assert [m.time_ms for m in todo] == [min(days[m.next[0]], 5 * DAY_MS) for m in todo]
+
+
+def test_users_with_much_to_come_have_later_moments_that_know_more() -> None:
+    dataset = tiny_dataset(
+        [0] * 20, range(20), time_ms=range(20), split=["train"] + ["validation"] * 19
+    )
+    known = [len(m.known) for m in all_moments(dataset, backtest_window(dataset))]
+    assert len(known) > 1
+    assert known[0] == 1
+    assert known == sorted(set(known))
 
 
 def test_users_with_little_to_come_and_data_without_times_have_one_moment() -> None:
