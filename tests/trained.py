@@ -17,30 +17,27 @@ import pytest
 from shortlist.config import Config
 from shortlist.launch import child_environment, module_command, tethered
 
-CONFIG = Config.model_validate(
-    {
-        "retrieval": {
-            "shards": 2,
-            "candidates": 300,
-            "quotas": {"two_tower": 200, "popular": 200},
-            "two_tower": {"dim": 16, "history_length": 20, "epochs": 2, "batch_size": 256},
-        },
-        "ranking": {
-            "cross_layers": 2,
-            "projection_dim": 8,  # low rank: what is exported is multiplied out
-            "hidden": [16, 8],
-            "epochs": 2,
-            "negatives": 30,
-        },
-        # Generous, so that a busy machine cannot make a page differ.
-        "serving": {
-            "retrieval_budget_ms": 20_000,
-            "ranking_budget_ms": 20_000,
-            "describe_budget_ms": 20_000,
-            "request_budget_ms": 60_000,
-        },
-    }
-)
+CONFIG = {
+    "retrieval": {
+        "shards": 2,
+        "candidates": 300,
+        "quotas": {"two_tower": 200, "popular": 200},
+        "two_tower": {"dim": 16, "history_length": 20, "epochs": 2, "batch_size": 256},
+    },
+    "ranking": {
+        "cross_layers": 2,
+        "projection_dim": 8,  # low rank: what is exported is multiplied out
+        "hidden": [16, 8],
+        "epochs": 2,
+    },
+    # Generous, so that a busy machine cannot make a page differ.
+    "serving": {
+        "retrieval_budget_ms": 20_000,
+        "ranking_budget_ms": 20_000,
+        "describe_budget_ms": 20_000,
+        "request_budget_ms": 60_000,
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +59,8 @@ class Trained:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     """Read only: copy what a test changes."""
-    workdir = tmp_path_factory.mktemp("trained")
-    # Ray keeps Unix sockets in the temporary folder, so its name has to be short.
-    with tempfile.TemporaryDirectory(prefix="sl", dir="/tmp") as jobs:
-        tmp, home = Path(jobs) / "t", Path(jobs) / "h"
-        tmp.mkdir()
-        home.mkdir()
+    workdir, home = tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("home")
+    with short_tmp() as tmp:
         _import_world(workdir)
         runs = [_run(f"training.{tier}", workdir, tmp, home) for tier in ("retrieval", "ranking")]
         yield Trained(
@@ -86,6 +79,14 @@ def trained_copy(trained: Trained, tmp_path: Path) -> Path:
     copy = tmp_path / "workdir"
     shutil.copytree(trained.workdir, copy)
     return copy
+
+
+@contextlib.contextmanager
+def short_tmp() -> Iterator[Path]:
+    """A folder for temporary files whose name is short: Ray keeps Unix sockets there."""
+    parent = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(prefix="", dir=parent if len(parent) < 17 else "/tmp") as tmp:
+        yield Path(tmp)
 
 
 def job_environment(tmp: Path, home: Path) -> dict[str, str]:
@@ -111,7 +112,7 @@ def _import_world(workdir: Path) -> None:
 
     world = World(WorldConfig(users=300, items=800, events=8_000, seed=11))
     written = write_dataset(world, workdir / "files")
-    CONFIG.save(workdir / "shortlist.yaml")
+    Config.model_validate(CONFIG).save(workdir / "shortlist.yaml")
     import_into(workdir, Schema.load(written.schema), workdir / "files", Terminal(as_json=True))
 
 

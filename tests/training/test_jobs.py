@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import subprocess
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from shortlist.errors import ArtifactNotFound
 from shortlist.ids import shard_of
 from shortlist.launch import module_command, tethered
 from shortlist.tiers import UserContext
-from tests.trained import Trained, job_environment, processes_naming
+from tests.trained import Trained, job_environment, processes_naming, short_tmp
 from training.dataset import Dataset, write_dataset
 from training.encoding import fit_encoders
 from training.histories import user_histories
@@ -257,15 +256,15 @@ def _leaves(value: Any) -> list[Any]:
 
 def run(module: str, workdir: Path) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """Run a job to its end; what is left of Ray afterwards."""
-    with tempfile.TemporaryDirectory(prefix="sl", dir="/tmp") as tmp:
+    with short_tmp() as tmp:
         done = subprocess.run(
             tethered(module_command(module, "--workdir", str(workdir))),
-            env=job_environment(Path(tmp), Path(tmp) / "home"),
+            env=job_environment(tmp, tmp / "home"),
             capture_output=True,
             text=True,
             check=False,
         )
-        left = [path.name for path in Path(tmp).glob("sl-ray-*")] + processes_naming(tmp)
+        left = [path.name for path in tmp.glob("sl-ray-*")] + processes_naming(str(tmp))
         return done, left
 
 

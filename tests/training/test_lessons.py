@@ -20,15 +20,15 @@ from training.item_statistics import HalfLives, build_item_table
 from training.lessons import Moment, Proposer, labels_of, lessons, moments, user_at
 from training.windows import Window, backtest_window
 
-ITEMS, NEGATIVES = 60, 12
+ITEMS, SIZE = 60, 12
 
 
-def config_with(*, candidates: int = 40, negatives: int = NEGATIVES, history: int = 200) -> Config:
+def config_with(*, candidates: int = 40, size: int = SIZE, history: int = 200) -> Config:
     return Config(
         retrieval=RetrievalConfig(
             candidates=candidates, quotas={"two_tower": candidates, "popular": candidates}
         ),
-        ranking=RankingConfig(negatives=negatives),
+        ranking=RankingConfig(group_size=size),
         serving=ServingConfig(history_length=history),
     )
 
@@ -237,7 +237,7 @@ def test_there_is_a_group_for_every_moment_with_a_liked_candidate(classroom: Cla
 
 
 def test_groups_keep_every_liked_candidate_up_to_half_of_their_size(classroom: Classroom) -> None:
-    config = config_with(negatives=6)
+    config = config_with(size=6)
     groups = classroom.lessons(config)
     for place, (_, _, labels) in enumerate(classroom.answers(config)):
         liked = labels[labels > 0]
@@ -248,8 +248,8 @@ def test_groups_keep_every_liked_candidate_up_to_half_of_their_size(classroom: C
 
 
 def test_groups_are_filled_and_padded_to_their_size(classroom: Classroom) -> None:
-    many, few = classroom.lessons(config_with()), classroom.lessons(config_with(negatives=100))
-    assert many.labels.shape[1] == NEGATIVES
+    many, few = classroom.lessons(config_with()), classroom.lessons(config_with(size=100))
+    assert many.labels.shape[1] == SIZE
     assert (many.mass > 0).all()
     padding = few.mass == 0
     assert padding.any()
@@ -268,7 +268,7 @@ def test_drawn_candidates_stand_for_all_proposed_ones(classroom: Classroom) -> N
 
 
 def test_training_builds_the_rows_that_serving_builds(classroom: Classroom) -> None:
-    config = config_with(negatives=100, history=10)  # every candidate is drawn
+    config = config_with(size=100, history=10)  # every candidate is drawn
     groups = classroom.lessons(config)
     for place, (moment, candidates, labels) in enumerate(classroom.answers(config)):
         user = user_at(classroom.dataset, moment, {})
