@@ -1,4 +1,4 @@
-# ruff: noqa: N802, ARG002 - gRPC decides the names and signatures of handlers
+# ruff: noqa: N802 - gRPC decides the names and signatures of handlers
 """`shortlist.v1.Ranking`: translate, ask the ranker, translate back."""
 
 from __future__ import annotations

@@ -60,13 +60,14 @@ class RankingConfig(_Section):
     """The ranking tier: a DCN-V2 (Wang et al., WWW 2021)."""
 
     engine: Literal["onnx", "numpy", "savedmodel"] = "onnx"
-    cross_layers: Annotated[int, Field(ge=1, le=8)] = 3
+    cross_layers: Annotated[int, Field(ge=1, le=8)] = 2
     projection_dim: Annotated[int, Field(ge=0)] = 0  # 0 = full-rank crosses
-    hidden: tuple[Positive, ...] = (128, 64)
-    epochs: Positive = 8
-    batch_size: Positive = 64  # users a step
-    learning_rate: Annotated[float, Field(gt=0)] = 0.002
-    negatives: Positive = 100  # candidates sampled a user and step
+    hidden: tuple[Positive, ...] = (64,)
+    epochs: Positive = 12  # at most; training stops when held-out requests stop improving
+    batch_size: Positive = 64  # requests a step
+    learning_rate: Annotated[float, Field(gt=0)] = 0.001  # Adam
+    weight_decay: Annotated[float, Field(ge=0)] = 0.001
+    group_size: Annotated[int, Field(ge=4)] = 100  # candidates drawn of each request's
 
 
 class SlateConfig(_Section):

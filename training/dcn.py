@@ -14,6 +14,7 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # before TensorFlow is import
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ Progress = Callable[[str, int, int], None]
 
 TOKEN_DIM = 8
 _LISTWISE = 1.0  # weight of the listwise loss beside the log loss
+_FEWEST_STEPS = 40  # of an epoch; little data goes around several times in one
 _HELD_OUT = 0.15  # share of the requests that decide when to stop
 _PATIENCE = 3  # epochs without a better held-out loss
 
@@ -51,6 +53,7 @@ class Dcn(tf.Module):
         super().__init__()
         self._mean, self._std = tf.constant(numbers[0]), tf.constant(numbers[1])
         self._item_slots = tuple(item_slots)
+        self._decay = config.weight_decay
         small = tf.random_normal_initializer(stddev=0.05)
         self.item_table, self.user_table, self.context_table = (
             tf.Variable(small((size, TOKEN_DIM)), name=name)
@@ -62,7 +65,8 @@ class Dcn(tf.Module):
         ]
         self.hidden = [tf.keras.layers.Dense(n, activation="relu") for n in config.hidden]
         self.dropout = tf.keras.layers.Dropout(0.1)
-        self.output = tf.keras.layers.Dense(1)
+        # Zero: training begins with no opinion instead of a random one.
+        self.output = tf.keras.layers.Dense(1, kernel_initializer="zeros")
 
     def __call__(self, inputs: dict[str, tf.Tensor], *, training: bool = False) -> tf.Tensor:
         """Scores [n] of rows [n, ...]."""
@@ -89,6 +93,11 @@ class Dcn(tf.Module):
             if table.shape[0] > 1:
                 parts.append(_pool(table, inputs[f"{side}_tokens"], inputs[f"{side}_weights"]))
         return tf.concat(parts, axis=1)
+
+    def penalty(self) -> tf.Tensor:
+        """Weight decay: the sum of squares of kernels and embeddings."""
+        matrices = [v for v in self.trainable_variables if v.shape.rank == 2]
+        return self._decay * tf.add_n([tf.reduce_sum(tf.square(v)) for v in matrices])
 
     def weights(self) -> DcnWeights:
         """The network as arrays; low-rank crosses are multiplied out."""
@@ -158,9 +167,10 @@ def train_dcn(
     )
     optimizer = tf.keras.optimizers.legacy.Adam(config.learning_rate)
     step = _make_step(model, optimizer)
+    steps = max(len(learn) // config.batch_size, _FEWEST_STEPS)
     best, best_loss, worse = None, np.inf, 0
     for epoch in range(config.epochs):
-        for batch in _batches(learn, config.batch_size, rng):
+        for batch in islice(_batches(learn, config.batch_size, rng), steps):
             step(batch)
         loss = _mean_loss(model, check if len(check) else learn, config.batch_size)
         if not np.isfinite(loss):
@@ -188,15 +198,18 @@ def _held_out(groups: Groups, rng: np.random.Generator) -> npt.NDArray[np.bool_]
 
 
 def _number_scales(groups: Groups) -> tuple[Floats, Floats]:
-    rows = groups.numeric[groups.mask > 0].astype(np.float64)
+    rows = groups.numeric[groups.mass > 0].astype(np.float64)
     std = rows.std(axis=0)
     return rows.mean(axis=0).astype(np.float32), np.where(std < 1e-6, 1, std).astype(np.float32)
 
 
 def _batches(groups: Groups, size: int, rng: np.random.Generator) -> Iterator[dict[str, tf.Tensor]]:
-    order = rng.permutation(len(groups))
-    for start in range(0, len(order), size):
-        yield _tensors(groups.take(order[start : start + size]))
+    """Endless, in a new random order each time around."""
+    size = min(size, len(groups))
+    while True:
+        order = rng.permutation(len(groups))
+        for start in range(0, len(order) - size + 1, size):
+            yield _tensors(groups.take(order[start : start + size]))
 
 
 def _tensors(groups: Groups) -> dict[str, tf.Tensor]:
@@ -210,7 +223,7 @@ def _make_step(
     @tf.function(reduce_retracing=True)
     def step(batch: dict[str, tf.Tensor]) -> None:
         with tf.GradientTape() as tape:
-            loss = _loss(model, batch, training=True)
+            loss = _loss(model, batch, training=True) + model.penalty()
         variables = model.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
 
@@ -220,13 +233,17 @@ def _make_step(
 def _loss(model: Dcn, batch: dict[str, tf.Tensor], *, training: bool) -> tf.Tensor:
     """Mean over the requests of listwise softmax and log loss."""
     scores = _group_scores(model, batch, training=training)
-    labels, mask = batch["labels"], batch["mask"]
-    listed = tf.nn.log_softmax(scores + (mask - 1) * 1e9, axis=1)
-    liked = tf.reduce_sum(labels, axis=1)
-    listwise = -tf.math.divide_no_nan(tf.reduce_sum(labels * listed * mask, axis=1), liked)
+    labels, mass = batch["labels"], batch["mass"]
+    # Each drawn candidate stands for `mass` proposed ones (importance sampling).
+    drawn = tf.where(mass > 0, tf.math.log(tf.maximum(mass, 1e-9)), -1e9)
+    total = tf.reduce_logsumexp(scores + drawn, axis=1, keepdims=True)
+    weights = labels * mass
+    listwise = tf.math.divide_no_nan(
+        tf.reduce_sum(weights * (total - scores), axis=1), tf.reduce_sum(weights, axis=1)
+    )
     clicked = tf.cast(labels > 0, tf.float32)
-    pointwise = tf.nn.sigmoid_cross_entropy_with_logits(clicked, scores) * mask
-    log_loss = tf.reduce_sum(pointwise, axis=1) / tf.maximum(tf.reduce_sum(mask, axis=1), 1)
+    pointwise = tf.nn.sigmoid_cross_entropy_with_logits(clicked, scores) * mass
+    log_loss = tf.reduce_sum(pointwise, axis=1) / tf.maximum(tf.reduce_sum(mass, axis=1), 1)
     return tf.reduce_mean(_LISTWISE * listwise + log_loss)
 
 

@@ -20,8 +20,8 @@ from orchestrator.embedded import embedded
 from ranking_svc.ranker import RankerGeneration
 from shortlist.artifacts import ArtifactStore
 from shortlist.config import Config
-from shortlist.errors import ArtifactRefused
-from shortlist.page import PageRequest
+from shortlist.errors import ArtifactRefused, TierUnavailable
+from shortlist.page import DegradationReason, Page, PageRequest
 from shortlist.stores.memory import MemoryProfileStore
 from shortlist.tiers import Candidates, ScoreQuery, UserContext
 from training.dataset import Dataset
@@ -39,6 +39,7 @@ Progress = Callable[[int, int], None]
 _PAGE = 20
 _DEPTH = 1000
 _CUTOFFS = (20, 100, 1000)
+_PATIENCE_MS = 600_000
 SYSTEMS = ("popularity", "two_tower", "page")
 RETRIEVERS = ("popularity", "two_tower", "blend")
 _SOURCE_OF = {"popularity": "popular", "two_tower": "two_tower"}
@@ -160,7 +161,7 @@ async def _pages(
     profiles = MemoryProfileStore(
         profiles_of(dataset, history_length=config.serving.history_length, rows=window.known)
     )
-    recommender = await embedded(workdir, profiles=profiles)
+    recommender = await embedded(workdir, profiles=profiles, config=_unhurried(config))
     pages: list[Sequence[int]] = []
     async with recommender:
         for exam in exams:
@@ -172,12 +173,32 @@ async def _pages(
                     time_ms=exam.user.time_ms,
                 )
             )
-            if page.degradations:
-                raise ArtifactRefused(f"a page to evaluate is degraded: {page.degradations}")
+            _refuse_degraded(page)
             rows = [dataset.item_row(item.id) for item in page.items]
             pages.append([row for row in rows if row is not None])
             progress(len(pages), len(exams))
     return pages
+
+
+def _unhurried(config: Config) -> Config:
+    """The same system with all the time it needs: a busy machine must not change a measurement."""
+    patience = {
+        name: _PATIENCE_MS
+        for name in (
+            "retrieval_budget_ms",
+            "ranking_budget_ms",
+            "describe_budget_ms",
+            "request_budget_ms",
+        )
+    }
+    return config.model_copy(update={"serving": config.serving.model_copy(update=patience)})
+
+
+def _refuse_degraded(page: Page) -> None:
+    """A page without some part says nothing of the whole; a catalogue may be small, though."""
+    lost = [one for one in page.degradations if one.reason != DegradationReason.PAGE_UNDERFILLED]
+    if lost:
+        raise TierUnavailable(f"a page to evaluate is degraded: {lost}")
 
 
 def _judge(

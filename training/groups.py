@@ -25,7 +25,9 @@ class Groups:
     context_tokens: npt.NDArray[np.int32]  # int32 [R, context slots]
     context_weights: Floats  # float32 [R, context slots]
     labels: Floats  # float32 [R, g], 0 = not liked, else the event's weight
-    mask: Floats  # float32 [R, g], 1 = a candidate
+    # float32 [R, g]: how many proposed candidates each stands for, 1 / its chance to be drawn;
+    # 0 = padding.
+    mass: Floats
     user: npt.NDArray[np.int32]  # int32 [R], whose request it is
 
     def __len__(self) -> int:

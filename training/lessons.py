@@ -26,8 +26,8 @@ __all__ = ["Moment", "Proposer", "labels_of", "lessons", "moments", "user_at"]
 Rows = npt.NDArray[np.int64]
 
 _DAY_MS = 86_400_000
-_LATER_MOMENTS = 2  # of users with much to come: what they want when they have begun
-_MUCH = 6  # interactions to come
+_LATER_MOMENTS = 8  # at most, of users with much to come: what they want when they have begun
+_BETWEEN_MOMENTS = 6  # interactions, at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +51,9 @@ def moments(
 ) -> list[Moment]:
     """One moment for each user with something to come, more for those with much; at most `limit`.
 
-    Later moments, left out with `first_only`, know what came before them. No time is further than
-    `max_staleness_days` after the window's end, as in serving.
+    A moment is when the first thing to come happens, so that requests have the times of day they
+    have in life, but no later than `max_staleness_days` after the window's end, as in serving.
+    Later moments, left out with `first_only`, know what came before them.
     """
     known, upcoming = UserRows(dataset, window.known), UserRows(dataset, window.next)
     latest = window.as_of_ms + int(max_staleness_days * _DAY_MS)
@@ -60,7 +61,7 @@ def moments(
     for user in np.unique(dataset.events.user[window.next]):
         before, after = known.of(int(user)), upcoming.of(int(user))
         for cut in _cuts(len(after), dataset.has_time and not first_only):
-            time_ms = window.as_of_ms if cut == 0 else int(dataset.events.time_ms[after[cut]])
+            time_ms = int(dataset.events.time_ms[after[cut]])
             found.append(
                 Moment(
                     user=int(user),
@@ -74,9 +75,9 @@ def moments(
 
 
 def _cuts(events: int, later: bool) -> list[int]:
-    if not later or events < _MUCH:
-        return [0]
-    return [0, *(events * (part + 1) // (_LATER_MOMENTS + 1) for part in range(_LATER_MOMENTS))]
+    """Places in a user's upcoming interactions at which moments are."""
+    parts = 1 + (min(events // _BETWEEN_MOMENTS, _LATER_MOMENTS) if later else 0)
+    return [events * part // parts for part in range(parts)]
 
 
 class Proposer:
@@ -125,11 +126,11 @@ def lessons(
 ) -> Groups | None:
     """Groups of candidates with labels; moments whose liked items were not proposed are left out.
 
-    A group holds every proposed item that the user liked, and a sample of the others: half from
-    the head of the fused order, where the page is decided, half from all of it.
+    A group holds the proposed items that the user liked, and a sample of the others: half from the
+    head of the fused order, where the page is decided, half from the rest.
     """
     rng = np.random.default_rng(seed)
-    size = config.ranking.negatives
+    size = config.ranking.group_size
     attributes = user_attributes(dataset, [moment.user for moment in todo])
     groups = []
     for moment, about in zip(todo, attributes, strict=True):
@@ -137,10 +138,10 @@ def lessons(
         candidates = proposer.propose(user)
         weights = labels_of(dataset, moment, candidates)
         if (weights > 0).any():
-            rows = _sample(weights, size, rng)
+            rows, mass = _sample(weights, size, rng)
             newest = replace(user, history=user.history.last(config.serving.history_length))
             features = builder.build(newest, candidates.take(rows))
-            groups.append(_group(features, builder, weights[rows], size, moment.user))
+            groups.append(_group(features, builder, weights[rows], mass, size, moment.user))
     return Groups.concatenate(groups) if groups else None
 
 
@@ -165,6 +166,9 @@ def user_at(
 
 def labels_of(dataset: Dataset, moment: Moment, candidates: Candidates) -> npt.NDArray[np.float32]:
     """The weight of the heaviest event to come on each candidate, [n]; 0 = none."""
+    labels = np.zeros(len(candidates), np.float32)
+    if not len(candidates):  # the user has seen everything
+        return labels
     events = dataset.events
     keys = dataset.item_keys[events.item[moment.next]]
     order = np.argsort(candidates.keys)
@@ -173,26 +177,31 @@ def labels_of(dataset: Dataset, moment: Moment, candidates: Candidates) -> npt.N
     )
     rows = order[places]
     hit = candidates.keys[rows] == keys
-    labels = np.zeros(len(candidates.keys), np.float32)
     np.maximum.at(labels, rows[hit], events.weight[moment.next][hit])
     return labels
 
 
 def _sample(
     labels: npt.NDArray[np.float32], size: int, rng: np.random.Generator
-) -> npt.NDArray[np.intp]:
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    """Rows of at most `size` candidates in fused order, and what each stands for (`Groups.mass`)."""
     liked, others = np.flatnonzero(labels > 0), np.flatnonzero(labels == 0)
-    liked = rng.permutation(liked)[: size // 2]
-    wanted = size - len(liked)
-    head = rng.permutation(others[: 2 * wanted])[: wanted // 2]
-    rest = rng.permutation(np.setdiff1d(others, head))[: wanted - len(head)]
-    return np.sort(np.concatenate([liked, head, rest]))
+    wanted = size - min(len(liked), size // 2)
+    head, rest = others[: 2 * wanted], others[2 * wanted :]
+    mass = np.zeros(len(labels), np.float32)
+    for kind, count in ((liked, size // 2), (head, wanted - wanted // 2), (rest, wanted // 2)):
+        if len(kind):
+            drawn = rng.permutation(kind)[:count]
+            mass[drawn] = len(kind) / len(drawn)
+    rows = np.flatnonzero(mass)
+    return rows, mass[rows]
 
 
 def _group(
     features: FeatureRows,
     builder: FeatureBuilder,
     labels: npt.NDArray[np.float32],
+    mass: npt.NDArray[np.float32],
     size: int,
     user: int,
 ) -> Groups:
@@ -213,6 +222,6 @@ def _group(
         context_tokens=features.context.tokens,
         context_weights=features.context.weights,
         labels=padded(labels),
-        mask=padded(np.ones(n, np.float32)),
+        mass=padded(mass),
         user=np.array([user], np.int32),
     )

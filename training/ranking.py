@@ -231,7 +231,7 @@ def _parity_samples(groups: Groups, table: ItemTable, seed: int) -> list[Feature
     rng = np.random.default_rng(seed)
     samples = []
     for at in rng.integers(len(groups), size=_PARITY_MOMENTS):
-        numeric = groups.numeric[at][groups.mask[at] > 0]
+        numeric = groups.numeric[at][groups.mass[at] > 0]
         nothing = np.zeros((1, 0), np.float32)
         samples.append(
             FeatureRows(

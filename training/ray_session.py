@@ -84,13 +84,14 @@ def wait_for(results: Sequence[ray.ObjectRef], board: Any, title: str) -> list[A
     The first task that fails ends the wait with its own error.
     """
     console = Console(stderr=True)
+    tell = _show if console.is_terminal else _tell
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=False) as bars:
         shown: dict[str, Any] = {}
         pending = list(results)
         while pending:
             finished, pending = ray.wait(pending, num_returns=1, timeout=0.5)
-            _show(bars, shown, ray.get(board.read.remote()), title)
+            tell(bars, shown, ray.get(board.read.remote()), title)
             for result in finished:
                 _raise_cause(result)
     return ray.get(list(results))
@@ -103,6 +104,17 @@ def _show(
         if task not in shown:
             shown[task] = bars.add_task(f"{title}: {task}", total=total)
         bars.update(shown[task], completed=done, total=total)
+
+
+def _tell(
+    bars: Progress, shown: dict[str, Any], progress: dict[str, tuple[int, int]], title: str
+) -> None:
+    """For logs: a line at each tenth of a task."""
+    for task, (done, total) in progress.items():
+        tenth = 10 * done // max(total, 1)
+        if shown.get(task) != tenth:
+            shown[task] = tenth
+            bars.console.print(f"{title}: {task} {10 * tenth} %")
 
 
 def _raise_cause(result: ray.ObjectRef) -> None:

@@ -65,7 +65,7 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
     }
     with ray_session(address):
         board = new_board()
-        dataset_ref, folder = ray.put(dataset), str(workdir.resolve())
+        dataset_ref = ray.put(dataset)
         towers = wait_for(
             [
                 _train_tower.remote(dataset_ref, window, config, seed, tier, board)
@@ -79,7 +79,6 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
             artifact = _publish(store, tier, dataset, dataset_ref, window, tower, config, seed)
             promote(store, artifact)
             versions[tier] = artifact.version
-        print(json.dumps({"workdir": folder, "versions": versions}), file=sys.stderr)
     return versions
 
 
