@@ -444,6 +444,8 @@ def _check_features(kind: str, tables: Sequence[EntityTable]) -> None:
     features = [f for table in tables for f in table.features.values()]
     if sum(f.role == "title" for f in features) > 1:
         raise ValueError(f"{kind}: only one feature may be the title")
+    if kind == "users" and any(f.role == "title" for f in features):
+        raise ValueError("users: role title belongs to items")
 
 
 def _check_given_split(schema: Schema) -> None:

@@ -147,6 +147,11 @@ def test_what_is_no_schema_is_refused(text: str, said: str) -> None:
             "{path: c.csv, features: {t: {role: text}}}]",
             "`t` is defined by two tables",
         ),
+        (
+            "interactions: [{path: a.csv}]\n"
+            "users: [{path: b.csv, features: {name: {role: title}}}]",
+            "users: role title belongs to items",
+        ),
     ],
 )
 def test_parts_that_contradict_each_other_are_refused(text: str, said: str) -> None:
