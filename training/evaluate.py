@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def evaluate(
         for name, rows in found.items():
             lists[name].append(rows)
         lists["page"].append(page)
-        judged.append(_judge(ranker, exam, blended, dataset))
+        judged.append(_judge(ranker, exam, blended, dataset, config.serving.history_length))
     result = {
         "systems": _measure_systems(lists, exams, read_slices(retrieval).vectors),
         "retrieval": {
@@ -182,15 +182,8 @@ async def _pages(
 
 def _unhurried(config: Config) -> Config:
     """The same system with all the time it needs: a busy machine must not change a measurement."""
-    patience = {
-        name: _PATIENCE_MS
-        for name in (
-            "retrieval_budget_ms",
-            "ranking_budget_ms",
-            "describe_budget_ms",
-            "request_budget_ms",
-        )
-    }
+    budgets = ("retrieval", "ranking", "describe", "request")
+    patience = {f"{name}_budget_ms": _PATIENCE_MS for name in budgets}
     return config.model_copy(update={"serving": config.serving.model_copy(update=patience)})
 
 
@@ -202,10 +195,15 @@ def _refuse_degraded(page: Page) -> None:
 
 
 def _judge(
-    ranker: RankerGeneration, exam: _Exam, candidates: Candidates, dataset: Dataset
+    ranker: RankerGeneration,
+    exam: _Exam,
+    candidates: Candidates,
+    dataset: Dataset,
+    history_length: int,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """The ranker's scores of a user's candidates, and which of them the user liked."""
-    query = ScoreQuery(request_id="evaluate", user=exam.user, candidates=candidates)
+    """The scores that serving gives a user's candidates, and which of them the user liked."""
+    served = replace(exam.user, history=exam.user.history.last(history_length))
+    query = ScoreQuery(request_id="evaluate", user=served, candidates=candidates)
     return ranker.score(query).scores, labels_of(dataset, exam.moment, candidates) > 0
 
 
