@@ -45,15 +45,23 @@ def test_window(dataset: Dataset) -> Window:
 def backtest_window(dataset: Dataset, *, seed: int = 0) -> Window:
     """The ranker's lesson: never a row of the test part.
 
-    What happens next is the validation part, or a random tenth where there is none. It should
-    reach about as far beyond what is known as the model will be asked to look when it serves.
+    What happens next is the validation part; where there is none, the newest tenth, or a random one
+    of data without times. It should reach about as far beyond what is known as the model will be
+    asked to look when it serves.
     """
     rows = dataset.rows_of_split("train", "validation")
     upcoming = np.isin(rows, dataset.rows_of_split("validation"))
     if not upcoming.any():
-        upcoming = np.random.default_rng(seed).random(len(rows)) < 0.1
+        upcoming = _a_tenth(dataset, len(rows), seed)
     known = rows[~upcoming]
     return Window(known=known, next=rows[upcoming], as_of_ms=_end_of(dataset, known))
+
+
+def _a_tenth(dataset: Dataset, rows: int, seed: int) -> npt.NDArray[np.bool_]:
+    """Which of so many rows, which stand in order of time, to hold out."""
+    if dataset.has_time:
+        return np.arange(rows) >= 0.9 * rows
+    return np.random.default_rng(seed).random(rows) < 0.1
 
 
 def _end_of(dataset: Dataset, rows: Rows) -> int:

@@ -88,8 +88,17 @@ def test_a_split_by_time_asks_only_for_what_comes_after(tmp_path: Path) -> None:
         assert (dataset.events.time_ms[window.next] > window.as_of_ms).all()
 
 
-def test_without_a_validation_part_a_random_tenth_is_asked_for() -> None:
+def test_without_a_validation_part_the_newest_tenth_is_asked_for() -> None:
     dataset = random_dataset(rows=1000)
+    dataset.events.split[dataset.events.split == 1] = 0
+    window, rows = backtest_window(dataset), serving_window(dataset).known
+    assert len(window.next) == len(rows) // 10
+    np.testing.assert_array_equal(np.concatenate([window.known, window.next]), rows)
+    assert dataset.events.time_ms[window.next].min() >= window.as_of_ms
+
+
+def test_without_times_and_a_validation_part_a_random_tenth_is_asked_for() -> None:
+    dataset = random_dataset(rows=1000, timed=False)
     dataset.events.split[dataset.events.split == 1] = 0
     windows: list[Window] = [backtest_window(dataset, seed=seed) for seed in (1, 1, 2)]
     known = len(serving_window(dataset).known)
