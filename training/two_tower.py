@@ -62,8 +62,10 @@ def train_two_tower(
     """Train on the positive interactions among `rows`.
 
     `recency_half_life_ms` halves an example's weight for each such span of age; None = all alike.
-    Raises `ArtifactRefused` when there is nothing to learn from or training diverged.
+    Raises `ArtifactRefused` when there is nothing to learn from, when a weight or value is not
+    finite, or when training diverged.
     """
+    _refuse_not_finite(dataset, rows)
     rows = rows[dataset.events.weight[rows] > 0]
     if len(rows) == 0:
         raise ArtifactRefused("no positive interaction to train the two-tower model on")
@@ -76,6 +78,16 @@ def train_two_tower(
         for epoch in range(config.epochs)
     ]
     return model.export(losses)
+
+
+def _refuse_not_finite(dataset: Dataset, rows: npt.NDArray[np.int64]) -> None:
+    weights, values = dataset.events.weight[rows], dataset.events.value[rows]
+    # An interaction without a value has NaN there.
+    for column, bad in (("weight", ~np.isfinite(weights)), ("value", np.isinf(values))):
+        if count := int(np.count_nonzero(bad)):
+            raise ArtifactRefused(
+                f"interactions.{column}: {count} of {len(rows)} numbers are not finite"
+            )
 
 
 def _run_epoch(

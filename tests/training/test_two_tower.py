@@ -244,12 +244,17 @@ def test_no_positive_interaction_is_refused(train: Any) -> None:
         train(dataset)
 
 
-def test_a_weight_that_is_not_finite_is_refused(train: Any) -> None:
+@pytest.mark.parametrize(
+    ("column", "number"), [("weight", np.inf), ("weight", np.nan), ("value", -np.inf)]
+)
+def test_an_interaction_whose_numbers_are_not_finite_is_refused(
+    train: Any, column: str, number: float
+) -> None:
     dataset = random_dataset()
-    weight = dataset.events.weight.copy()
-    weight[7] = np.inf
-    with np.errstate(invalid="ignore"), pytest.raises(ArtifactRefused, match="diverged"):
-        train(with_events(dataset, weight=weight), rows=np.arange(len(weight)))
+    numbers = getattr(dataset.events, column).copy()
+    numbers[7] = number
+    with pytest.raises(ArtifactRefused, match=rf"interactions\.{column}: 1 of 400 "):
+        train(with_events(dataset, **{column: numbers}), rows=np.arange(len(numbers)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
