@@ -20,7 +20,7 @@ _EPILOG = (
 
 
 @click.command(context_settings=CONTEXT, epilog=_EPILOG)
-@service_options("orchestrator")
+@service_options("orchestrator", versioned=False)
 @click.option(
     "--shard",
     "shards",
@@ -54,8 +54,6 @@ def main(arguments: ServiceArguments, shards: tuple[str, ...], rankers: tuple[st
     """
     if arguments.workdir is None:
         raise click.UsageError("give --workdir: it holds the configuration and the profiles")
-    if arguments.version:
-        raise click.UsageError("--version belongs to a tier; an orchestrator follows its shards")
     if rankers and not shards:
         raise click.UsageError("--ranker without --shard: name the shards, too")
     asyncio.run(_run(arguments, arguments.workdir, _split(shards), _split(rankers)))

@@ -31,7 +31,11 @@ CONTEXT: Final[dict[str, Any]] = {
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-_OPTIONS = (
+_VERSION = click.option(
+    "--version", metavar="NAME", help="Serve this version.  [default: the current one]"
+)
+
+_PLACES = (
     click.option(
         "--workdir",
         type=click.Path(path_type=Path),
@@ -42,9 +46,9 @@ _OPTIONS = (
         metavar="PATH|URL",
         help="Where the artifacts are, if not in the workdir: a folder, or a URL like s3://b/a.",
     ),
-    click.option(
-        "--version", metavar="NAME", help="Serve this version.  [default: the current one]"
-    ),
+)
+
+_COMMON = (
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
     click.option(
         "--port",
@@ -102,11 +106,14 @@ class ServiceArguments:
         )
 
 
-def service_options(process: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def service_options(
+    process: str, *, versioned: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate the body of a service's command, which then gets `ServiceArguments` first.
 
     Around the body: one BLAS thread unless the environment says otherwise (more processes beat more
-    threads), logs, and one line instead of a traceback for a `ShortlistError`.
+    threads), logs, and one line instead of a traceback for a `ShortlistError`. A process
+    that is not `versioned` serves no artifact of its own, so it has no --version.
     """
 
     def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,10 +121,10 @@ def service_options(process: str) -> Callable[[Callable[..., Any]], Callable[...
         def command(
             workdir: Path | None,
             artifacts: str | None,
-            version: str | None,
             host: str,
             port: int,
             log_level: str,
+            version: str | None = None,
             **own: Any,
         ) -> None:
             for variable in _THREAD_VARIABLES:
@@ -136,9 +143,8 @@ def service_options(process: str) -> Callable[[Callable[..., Any]], Callable[...
             except ShortlistError as error:
                 raise click.ClickException(str(error)) from None
 
-        return functools.reduce(
-            lambda wrapped, option: option(wrapped), reversed(_OPTIONS), command
-        )
+        options = (*_PLACES, *([_VERSION] if versioned else []), *_COMMON)
+        return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
     return decorate
 

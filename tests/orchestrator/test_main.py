@@ -102,13 +102,14 @@ def test_help_teaches() -> None:
     assert result.exit_code == 0
     for word in ("--shard", "--ranker", "python -m orchestrator", "SHORTLIST_SHARD"):
         assert word in result.output
+    assert "--version" not in result.output  # an orchestrator follows its shards
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         ([], "--workdir"),
-        (["--workdir", ".", "--version", "v1"], "follows its shards"),
+        (["--workdir", ".", "--version", "v1"], "No such option"),
         (["--workdir", ".", "--ranker", "a:1"], "name the shards"),
     ],
 )
