@@ -19,13 +19,11 @@ def profiles_of(
 ) -> Iterator[tuple[str, Profile]]:
     """Every user's id and profile: all of their interactions, or those among `rows` (ascending).
 
-    The history keeps the newest `history_length` events; `seen` keeps every item. Coordinates of a
-    user are left out: an attribute is a text, a number or a list of texts.
+    The history keeps the newest `history_length` events; `seen` keeps every item.
     """
     events = dataset.events
     index = UserRows(dataset, np.arange(len(events)) if rows is None else rows)
     attributes = user_attributes(dataset, np.arange(dataset.n_users))
-    coordinates = {name for name, f in dataset.schema.user_features.items() if f.has_coordinates}
     for user, user_id in enumerate(dataset.user_ids.to_pylist()):
         mine = index.of(user)
         yield (
@@ -34,10 +32,6 @@ def profiles_of(
                 user_key=int(dataset.user_keys[user]),
                 history=history_of(dataset, mine).last(history_length),
                 seen=np.unique(dataset.item_keys[events.item[mine]]),
-                attributes={
-                    name: value
-                    for name, value in attributes[user].items()
-                    if name not in coordinates
-                },
+                attributes=attributes[user],
             ),
         )
