@@ -197,13 +197,13 @@ async def test_a_stopped_child_does_not_survive(tmp_path: Path) -> None:
 async def test_orchestrators_stop_before_the_tiers_they_ask(tmp_path: Path) -> None:
     note = tmp_path / "order"
     script = (
-        ANNOUNCE
-        + f"""
+        f"""
+    import signal, sys
     def end(*_):
         open({str(note)!r}, "a").write(sys.argv[1] + "\\n"); sys.exit(0)
     signal.signal(signal.SIGTERM, end)
-    signal.pause()
 """
+        + SERVE
     )
     specs = [
         ChildSpec(
