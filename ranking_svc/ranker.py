@@ -13,7 +13,7 @@ from ranking_svc.engine import Engine, open_engine
 from ranking_svc.features import FeatureBuilder, FeatureSpec, ItemTable
 from shortlist.admin import LoadedVersion, TierStatus
 from shortlist.artifacts import Artifact, ArtifactStore
-from shortlist.errors import ArtifactRefused, BudgetExceeded, ShortlistError
+from shortlist.errors import ArtifactRefused, BudgetExceeded, TierUnavailable
 from shortlist.features import FeatureEncoder
 from shortlist.tiers import (
     Candidates,
@@ -31,8 +31,13 @@ TIER = "ranking"
 _WARM_UP_ROWS = 1000
 
 
-class ScoresNotFinite(ShortlistError):
-    """The model answered NaN or Inf; an order of such scores would be arbitrary."""
+class ScoresNotFinite(TierUnavailable):
+    """The model answered NaN or Inf; an order of such scores would be arbitrary.
+
+    A replica that answers so has not answered: another one may.
+    """
+
+    status_name = "INTERNAL"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ranking_svc.ranker import ScoresNotFinite
 from shortlist.client import AsyncClient
 from shortlist.errors import InvalidRequest
 from shortlist.page import PageRequest, RecentEvent
@@ -87,3 +88,14 @@ async def test_a_sound_replica_makes_good_for_a_broken_one() -> None:
         world.rankers[0].answers = np.full(3, np.nan, np.float32)
         for _ in range(3):
             assert (await world.page()).degradations == ()
+
+
+async def test_a_sound_replica_makes_good_for_one_that_notices_that_it_is_broken() -> None:
+    for broken in range(2):
+        async with a_world(rankers=2) as world:
+            world.rankers[broken].fails = ScoresNotFinite("version v1 gave 2 scores")
+            async with distributed(world) as remote:
+                for _ in range(3):
+                    assert (await world.page()).degradations == ()
+                    page = await remote.recommend(PageRequest(user_id="ann"))
+                    assert page.degradations == ()
