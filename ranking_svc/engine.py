@@ -2,11 +2,13 @@
 
     x0     = [standardised numbers | item embedding | user embedding | context embedding]
     x_l+1  = x0 * (x_l W_l + b_l) + x_l                                       (cross layers)
-    score  = relu(... relu(x_L H_1 + c_1) ...) w + c
+    h_l+1  = relu(h_l H_l + c_l),  h_0 = x0                                   (deep layers)
+    score  = [x_last | h_last] w + c
 
-DCN-V2 stacked: Wang et al., "DCN V2", WWW 2021. The SavedModel is canonical and starts from token
-ids; the other engines start from the item embeddings that were precomputed with it. Publishing
-refuses engines that differ from it by more than `PARITY`.
+DCN-V2 with cross and deep parts side by side: Wang et al., "DCN V2", WWW 2021. The linear way
+through the crosses learns from little data what the stacked form does not. The SavedModel is
+canonical and starts from token ids; the other engines start from the item embeddings that were
+precomputed with it. Publishing refuses engines that differ from it by more than `PARITY`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,7 +73,9 @@ class DcnWeights:
     user_tokens: Floats  # [user vocabulary, t]
     context_tokens: Floats  # [context vocabulary, t]
     crosses: tuple[tuple[Floats, Floats], ...]  # (W [D, D], b [D]) by layer
-    hidden: tuple[tuple[Floats, Floats], ...]  # (H [in, out], c [out]) by layer, the last to 1
+    hidden: tuple[tuple[Floats, Floats], ...]  # (H [in, out], c [out]) by layer
+    output_kernel: Floats  # w [D + last out, 1]
+    output_bias: Floats  # c [1]
 
     def save(self, folder: Path) -> None:
         for name in _PLAIN:
@@ -94,33 +97,45 @@ class DcnWeights:
         return weights
 
     @property
-    def layers(self) -> tuple[tuple[Floats, Floats], ...]:
-        """Every layer in order."""
-        return (*self.crosses, *self.hidden)
+    def width(self) -> int:
+        """D, the width of x0."""
+        deep = len(self.hidden[-1][1]) if self.hidden else 0
+        return len(self.output_kernel) - deep
 
     def check(self) -> None:
         """Refuse layers that do not fit together and numbers that are not finite."""
         if not self._fits():
             raise ArtifactCorrupt("weights: the ranker's layers do not fit together")
         arrays = [getattr(self, name) for name in _PLAIN]
-        arrays += [array for layer in self.layers for array in layer]
+        arrays += [array for layer in (*self.crosses, *self.hidden) for array in layer]
         if not all(np.isfinite(array).all() for array in arrays):
             raise ArtifactRefused("the ranker's weights hold NaN or Inf")
 
     def _fits(self) -> bool:
+        ins = [self.width, *(len(bias) for _, bias in self.hidden)]
         return (
             len(self.hidden) > 0
             and self.mean.shape == self.std.shape
-            and all(kernel.shape[:1] == kernel.shape[1:] for kernel, _ in self.crosses)
-            and all(kernel.shape[1:] == bias.shape for kernel, bias in self.layers)
+            and self.output_kernel.shape == (self.width + ins[-1], 1)
+            and self.output_bias.shape == (1,)
+            and all(kernel.shape == (self.width, self.width) for kernel, _ in self.crosses)
+            and all(bias.shape == (self.width,) for _, bias in self.crosses)
             and all(
-                before[1].shape == after[0].shape[:1] for before, after in pairwise(self.layers)
+                kernel.shape == (before, len(bias))
+                for before, (kernel, bias) in zip(ins, self.hidden, strict=False)
             )
-            and self.layers[-1][1].shape == (1,)
         )
 
 
-_PLAIN = ("mean", "std", "item_tokens", "user_tokens", "context_tokens")
+_PLAIN = (
+    "mean",
+    "std",
+    "item_tokens",
+    "user_tokens",
+    "context_tokens",
+    "output_kernel",
+    "output_bias",
+)
 
 
 class InputAssembler:
@@ -141,9 +156,8 @@ class InputAssembler:
         sides = (weights.user_tokens, weights.context_tokens)
         width = len(weights.mean) + self._items.shape[1]
         width += sum(table.shape[1] for table in sides if len(table) > 1)
-        expected = len(weights.layers[0][0])
-        if width != expected:
-            raise ArtifactCorrupt(f"weights: inputs are {width} wide, the first layer {expected}")
+        if width != weights.width:
+            raise ArtifactCorrupt(f"weights: inputs are {width} wide, not {weights.width}")
 
     def assemble(self, rows: FeatureRows) -> Floats:
         """x0, float32 [n, D]."""
@@ -184,14 +198,15 @@ class NumpyEngine:
         self._weights, self._assembler = weights, assembler
 
     def score(self, rows: FeatureRows) -> Floats:
+        weights = self._weights
         x0 = self._assembler.assemble(rows)
-        x = x0
-        for kernel, bias in self._weights.crosses:
+        x = deep = x0
+        for kernel, bias in weights.crosses:
             x = x0 * (x @ kernel + bias) + x
-        *inner, (last_kernel, last_bias) = self._weights.hidden
-        for kernel, bias in inner:
-            x = np.maximum(x @ kernel + bias, 0)
-        return (x @ last_kernel + last_bias)[:, 0]
+        for kernel, bias in weights.hidden:
+            deep = np.maximum(deep @ kernel + bias, 0)
+        scores = np.concatenate([x, deep], axis=1) @ weights.output_kernel + weights.output_bias
+        return scores[:, 0]
 
 
 class OnnxEngine:

@@ -131,10 +131,12 @@ class FeatureBuilder:
         self._shared = _shared_features(user, item)
         self._log_shares = np.log(np.maximum(table.token_shares, 1e-6))
         self.names: tuple[str, ...] = tuple(self._names())
-        # First and last slot of each token feature: what is pooled to one embedding.
+        # Slots of the token features that get an embedding. Words get none: they are too many for
+        # what a ranker learns from, and the history features know them.
         self.item_slots = tuple(
             (feature.first_slot, feature.first_slot + feature.slots)
             for feature in item.token_features
+            if feature.role not in ("text", "title")
         )
 
     def build(self, user: UserContext, candidates: Candidates) -> FeatureRows:

@@ -47,7 +47,7 @@ class RetrievalConfig(_Section):
     shards: Annotated[int, Field(ge=1, le=1024)] = 2
     candidates: Annotated[int, Field(ge=20, le=10_000)] = 1000
     # Each source's most candidates before blending.
-    quotas: dict[str, Positive] = Field(default_factory=lambda: {"two_tower": 800, "popular": 400})
+    quotas: dict[str, Positive] = {"two_tower": 1000, "popular": 1000}
     exact_below: Annotated[int, Field(ge=0)] = 20_000  # items a shard; below, search is exact
     recall_target: Annotated[float, Field(gt=0, le=1)] = 0.97
     # Age at which an interaction counts half, for popularity and for training examples. Unset: a
@@ -62,11 +62,11 @@ class RankingConfig(_Section):
     engine: Literal["onnx", "numpy", "savedmodel"] = "onnx"
     cross_layers: Annotated[int, Field(ge=1, le=8)] = 2
     projection_dim: Annotated[int, Field(ge=0)] = 0  # 0 = full-rank crosses
-    hidden: tuple[Positive, ...] = (64,)
-    epochs: Positive = 12  # at most; training stops when held-out requests stop improving
-    batch_size: Positive = 64  # requests a step
-    learning_rate: Annotated[float, Field(gt=0)] = 0.001  # Adam
-    weight_decay: Annotated[float, Field(ge=0)] = 0.001
+    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64,)
+    epochs: Positive = 30  # at most; training stops when held-out requests stop improving
+    batch_size: Positive = 32  # requests a step
+    learning_rate: Annotated[float, Field(gt=0)] = 0.0005  # Adam
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
     group_size: Annotated[int, Field(ge=4)] = 100  # candidates drawn of each request's
 
 

@@ -71,12 +71,12 @@ class Dcn(tf.Module):
     def __call__(self, inputs: dict[str, tf.Tensor], *, training: bool = False) -> tf.Tensor:
         """Scores [n] of rows [n, ...]."""
         x0 = self._x0(inputs)
-        x = x0
+        x = deep = x0
         for cross in self.crosses:
             x = cross(x0, x)
         for layer in self.hidden:
-            x = self.dropout(layer(x), training=training)
-        return self.output(x)[:, 0]
+            deep = self.dropout(layer(deep), training=training)
+        return self.output(tf.concat([x, deep], axis=1))[:, 0]
 
     def _x0(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
         standard = (inputs["numeric"] - self._mean) / self._std
@@ -101,7 +101,6 @@ class Dcn(tf.Module):
 
     def weights(self) -> DcnWeights:
         """The network as arrays; low-rank crosses are multiplied out."""
-        hidden = [*self.hidden, self.output]
         return DcnWeights(
             mean=self._mean.numpy(),
             std=self._std.numpy(),
@@ -109,7 +108,9 @@ class Dcn(tf.Module):
             user_tokens=self.user_table.numpy(),
             context_tokens=self.context_table.numpy(),
             crosses=tuple(_cross_arrays(cross) for cross in self.crosses),
-            hidden=tuple((layer.kernel.numpy(), layer.bias.numpy()) for layer in hidden),
+            hidden=tuple((layer.kernel.numpy(), layer.bias.numpy()) for layer in self.hidden),
+            output_kernel=self.output.kernel.numpy(),
+            output_bias=self.output.bias.numpy(),
         )
 
     def save(self, folder: Path, example: dict[str, npt.NDArray[np.generic]]) -> None:

@@ -48,7 +48,7 @@ _SOURCE_OF = {"popularity": "popular", "two_tower": "two_tower"}
 def evaluate(
     workdir: Path,
     *,
-    users: int = 5000,
+    users: int = 2000,
     seed: int = 0,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:

@@ -18,21 +18,20 @@ _OPSET = 17  # matrix products, sums and relu have not changed since
 def write_onnx(weights: DcnWeights, path: Path) -> None:
     """Write a graph from `x0` [n, D] to `score` [n, 1]."""
     graph = _Graph()
-    x = "x0"
+    x = deep = "x0"
     for place, (kernel, bias) in enumerate(weights.crosses):
         crossed = graph.node("Mul", "x0", graph.dense(x, kernel, bias, f"cross{place}"))
         x = graph.node("Add", crossed, x)
     for place, (kernel, bias) in enumerate(weights.hidden):
-        x = graph.dense(x, kernel, bias, f"hidden{place}")
-        if place < len(weights.hidden) - 1:
-            x = graph.node("Relu", x)
-    width = weights.crosses[0][0].shape[0] if weights.crosses else weights.hidden[0][0].shape[0]
-    graph.nodes.append(helper.make_node("Identity", [x], ["score"]))
+        deep = graph.node("Relu", graph.dense(deep, kernel, bias, f"hidden{place}"))
+    both = graph.node("Concat", x, deep, axis=1)
+    score = graph.dense(both, weights.output_kernel, weights.output_bias, "output")
+    graph.nodes.append(helper.make_node("Identity", [score], ["score"]))
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "dcn",
-            [helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["n", width])],
+            [helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["n", weights.width])],
             [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", 1])],
             graph.constants,
         ),
@@ -50,10 +49,10 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def node(self, operation: str, *inputs: str) -> str:
+    def node(self, operation: str, *inputs: str, **attributes: int) -> str:
         """Add a node; the name of its output."""
         output = f"t{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operation, list(inputs), [output]))
+        self.nodes.append(helper.make_node(operation, list(inputs), [output], **attributes))
         return output
 
     def dense(self, x: str, kernel: np.ndarray, bias: np.ndarray, name: str) -> str:

@@ -268,10 +268,11 @@ def check_parity(
         truth = engines["savedmodel"].score(rows)
         for name, engine in engines.items():
             scores = engine.score(rows)
-            worst[name] = max(worst[name], float(np.abs(scores - truth).max()))
-            if worst[name] > PARITY or not _same_head(scores, truth):
+            difference = float(np.abs(scores - truth).max())
+            worst[name] = max(worst[name], difference)
+            if not difference <= PARITY or not _same_head(scores, truth):  # NaN is no parity
                 raise ArtifactRefused(
-                    f"engine {name} differs from the model by {worst[name]:.2e}; "
+                    f"engine {name} differs from the model by {difference:.2e}; "
                     f"allowed is {PARITY:.0e} and no change of the best 20"
                 )
     return worst
