@@ -26,22 +26,36 @@ _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 def ray_session(address: str | None = None) -> Iterator[None]:
     """Connect to `address`, else to the cluster of the enclosing `ray job`, else start one here.
 
-    A private cluster keeps its files in a folder of its own and takes them along when it ends.
+    A private cluster keeps its files in a folder of its own and takes them along when it ends. What
+    a task raises comes out as it is.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Warnings of Ray and of what it imports are not ours to act upon.
     warnings.filterwarnings("ignore", module="ray|opentelemetry|pkg_resources")
-    environment = {"env_vars": WORKER_ENVIRONMENT}
-    if address:
-        ray.init(address=address, runtime_env=environment, log_to_driver=False)
+    with _connected(address) if address else _private_cluster():
         try:
             yield
-        finally:
-            ray.shutdown()
-        return
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[None]:
+    environment = {"env_vars": WORKER_ENVIRONMENT}
+    ray.init(address=address, runtime_env=environment, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _private_cluster() -> Iterator[None]:
     # Ray's socket paths must be short, so the folder cannot lie in the workdir.
     home = tempfile.mkdtemp(prefix="sl-ray-")
+    # Workers are killed in the end, so what they leave behind has to lie in the folder, too.
+    private = {"TMPDIR": home, "KERAS_HOME": f"{home}/keras"}
     # Without a token in the environment Ray would write one to the home directory.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
@@ -51,7 +65,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             log_to_driver=False,
-            runtime_env=environment,
+            runtime_env={"env_vars": WORKER_ENVIRONMENT | private},
             _temp_dir=home,
         )
         yield
@@ -81,7 +95,7 @@ def new_board() -> Any:
 def wait_for(results: Sequence[ray.ObjectRef], board: Any, title: str) -> list[Any]:
     """The results in order, with progress bars on stderr while they are made.
 
-    The first task that fails ends the wait with its own error.
+    The first task that fails ends the wait.
     """
     console = Console(stderr=True)
     tell = _show if console.is_terminal else _tell
@@ -92,8 +106,7 @@ def wait_for(results: Sequence[ray.ObjectRef], board: Any, title: str) -> list[A
         while pending:
             finished, pending = ray.wait(pending, num_returns=1, timeout=0.5)
             tell(bars, shown, ray.get(board.read.remote()), title)
-            for result in finished:
-                _raise_cause(result)
+            ray.get(finished)
     return ray.get(list(results))
 
 
@@ -115,11 +128,3 @@ def _tell(
         if shown.get(task) != tenth:
             shown[task] = tenth
             bars.console.print(f"{title}: {task} {10 * tenth} %")
-
-
-def _raise_cause(result: ray.ObjectRef) -> None:
-    """Ray wraps what a task raised; the caller wants the error itself."""
-    try:
-        ray.get(result)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -73,14 +74,12 @@ def test_what_they_published_verifies(store: ArtifactStore, tier: str) -> None:
     assert len(artifact.manifest.files) > 15
 
 
-def test_the_jobs_leave_no_process_no_ray_folder_and_nothing_half_published(
+def test_the_jobs_leave_no_process_no_file_elsewhere_and_nothing_half_published(
     trained: Trained,
 ) -> None:
     assert processes_naming(str(trained.tmp)) == []
     assert processes_naming(str(trained.workdir)) == []
-    assert list(trained.tmp.glob("sl-ray-*")) == []
-    assert list(trained.tmp.glob("ray*")) == []
-    assert not (trained.home / ".ray").exists()
+    assert list(trained.tmp.iterdir()) == list(trained.home.iterdir()) == []
     staged = [p for p in trained.artifacts.rglob(".staging-*") if p.is_dir()]
     assert staged == []
 
@@ -277,6 +276,26 @@ def test_the_ranker_is_not_trained_before_retrieval(trained_copy: Path) -> None:
     done, left = run("training.ranking", trained_copy)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert left == []
+
+
+def test_the_ranker_is_not_trained_on_another_catalogue_than_retrieval(
+    trained_copy: Path, dataset: Dataset
+) -> None:
+    keys = dataset.item_keys.copy()
+    keys[-1] += 1
+    write_dataset(
+        trained_copy / "dataset",
+        items=dataset.items.set_column(0, "key", pa.array(keys)),
+        users=dataset.users,
+        interactions=pq.read_table(trained_copy / "dataset" / "interactions.parquet"),
+        info=dataset.info,
+    )
+    done, left = run("training.ranking", trained_copy)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert re.match(r"error: backtest \S+ was trained on another catalogue", said)
     assert "Traceback" not in done.stderr
     assert left == []
 
