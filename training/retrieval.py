@@ -74,12 +74,14 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
             board,
             "train",
         )
-        versions = {}
-        for (tier, window), tower in zip(windows.items(), towers, strict=True):
-            artifact = _publish(store, tier, dataset, dataset_ref, window, tower, config, seed)
-            promote(store, artifact)
-            versions[tier] = artifact.version
-    return versions
+        artifacts = [
+            _publish(store, tier, dataset, dataset_ref, window, tower, config, seed)
+            for (tier, window), tower in zip(windows.items(), towers, strict=True)
+        ]
+    # The ranker needs the two of one run, so neither serves before both are there.
+    for artifact in artifacts:
+        promote(store, artifact)
+    return {artifact.tier: artifact.version for artifact in artifacts}
 
 
 def half_life_ms(

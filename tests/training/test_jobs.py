@@ -325,3 +325,16 @@ def test_data_without_a_positive_interaction_is_refused_and_the_old_version_stay
     assert left == []
     assert {tier: store.current(tier) for tier in TIERS} == before
     assert [store.versions(tier) for tier in TIERS] == [[before[tier]] for tier in TIERS]
+
+
+def test_a_run_that_cannot_publish_both_versions_promotes_neither(trained_copy: Path) -> None:
+    store = ArtifactStore(trained_copy / "artifacts")
+    before = store.current("backtest")
+    shutil.rmtree(trained_copy / "artifacts" / "retrieval")
+    (trained_copy / "artifacts" / "retrieval").touch()  # no folder can be made there
+    done, left = run("training.retrieval", trained_copy)
+    assert done.returncode == 1
+    assert "FileExistsError" in done.stderr
+    assert left == []
+    assert len(store.versions("backtest")) == 2
+    assert store.current("backtest") == before
