@@ -184,7 +184,7 @@ def labels_of(dataset: Dataset, moment: Moment, candidates: Candidates) -> npt.N
 def _sample(
     labels: npt.NDArray[np.float32], size: int, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """Rows of at most `size` candidates in fused order, and what each stands for (`Groups.mass`)."""
+    """Rows of at most `size` candidates in fused order, and what each stands for, `mass`."""
     liked, others = np.flatnonzero(labels > 0), np.flatnonzero(labels == 0)
     wanted = size - min(len(liked), size // 2)
     head, rest = others[: 2 * wanted], others[2 * wanted :]

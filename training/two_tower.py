@@ -39,6 +39,9 @@ _TOKEN_DIM = 16  # of user and context tokens
 _UNIFORM_NEGATIVES = 2048
 _NO_HISTORY = 0.1  # share of examples trained as if the user were new
 _HIDDEN = 128
+# Adagrad's start. The loss is a mean, so gradients are small: with Keras's 0.1 rare items hardly
+# move (book-crossing: Recall@1000 .318 after 6 epochs, against .398 after 3 with this).
+_FIRST_SQUARE = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,11 @@ def train_two_tower(
     tf.keras.utils.set_random_seed(seed)
     examples = _Examples(dataset, rows, config, recency_half_life_ms, seed)
     model = _TwoTowerModel(examples, config, seed)
-    model.compile(optimizer=tf.keras.optimizers.legacy.Adagrad(config.learning_rate))
+    model.compile(
+        optimizer=tf.keras.optimizers.legacy.Adagrad(
+            config.learning_rate, initial_accumulator_value=_FIRST_SQUARE
+        )
+    )
     losses = [
         _run_epoch(model, examples, epoch, config.epochs, progress)
         for epoch in range(config.epochs)

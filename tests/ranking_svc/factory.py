@@ -69,7 +69,7 @@ def random_weights(
     def array(*shape: int) -> Floats:
         return (rng.normal(size=shape) / np.sqrt(shape[0])).astype(np.float32)
 
-    sizes = [width, *hidden, 1]
+    sizes = [width, *hidden]
     return DcnWeights(
         mean=array(numbers),
         std=np.full(numbers, 2, np.float32),
@@ -78,6 +78,8 @@ def random_weights(
         context_tokens=array(builder.context.vocabulary_size, TOKEN_DIM),
         crosses=tuple((array(width, width), array(width)) for _ in range(crosses)),
         hidden=tuple((array(a, b), array(b)) for a, b in pairwise(sizes)),
+        output_kernel=array(width + sizes[-1], 1),
+        output_bias=array(1),
     )
 
 

@@ -73,12 +73,13 @@ def test_the_network_worked_out_row_by_row() -> None:
         jazz = weights.user_tokens[BUILDER.user.encode_one({"genre": "jazz"}).tokens[0, 0]]
         desk = weights.context_tokens[BUILDER.context.encode_one({"device": "desk"}).tokens[0, 0]]
         numbers = np.clip((rows.numeric[place] - weights.mean) / weights.std, -4, 4)
-        x = x0 = np.concatenate([numbers, genre, jazz, desk])
+        x = deep = x0 = np.concatenate([numbers, genre, jazz, desk])
         for kernel, bias in weights.crosses:
             x = x0 * (x @ kernel + bias) + x
-        for kernel, bias in weights.hidden[:-1]:
-            x = np.maximum(x @ kernel + bias, 0)
-        expected.append(float(x @ weights.hidden[-1][0][:, 0] + weights.hidden[-1][1][0]))
+        for kernel, bias in weights.hidden:
+            deep = np.maximum(deep @ kernel + bias, 0)
+        both = np.concatenate([x, deep])
+        expected.append(float(both @ weights.output_kernel[:, 0] + weights.output_bias[0]))
     engine = NumpyEngine(weights, InputAssembler(weights, table, BUILDER.item_slots))
     np.testing.assert_allclose(engine.score(rows), expected, rtol=1e-4, atol=1e-5)
 
@@ -120,7 +121,7 @@ def test_saved_weights_are_read_back(tmp_path: Path) -> None:
     weights = random_weights(BUILDER)
     weights.save(tmp_path)
     loaded = DcnWeights.load(tmp_path)
-    for name in ("mean", "std", "item_tokens", "user_tokens", "context_tokens"):
+    for name in (*PLAIN, "output_kernel", "output_bias"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(weights, name))
     for part in ("crosses", "hidden"):
         for mine, theirs in zip(getattr(loaded, part), getattr(weights, part), strict=True):
@@ -128,11 +129,12 @@ def test_saved_weights_are_read_back(tmp_path: Path) -> None:
             np.testing.assert_array_equal(mine[1], theirs[1])
 
 
+PLAIN = ["mean", "std", "item_tokens", "user_tokens", "context_tokens"]
 FILES = sorted(
-    ["mean", "std", "item_tokens", "user_tokens", "context_tokens"]
+    [*PLAIN, "output_kernel", "output_bias"]
     + [
         f"{part}_{place}_{kind}"
-        for part, layers in (("crosses", 2), ("hidden", 3))
+        for part, layers in (("crosses", 2), ("hidden", 2))
         for place in range(layers)
         for kind in ("kernel", "bias")
     ]

@@ -122,7 +122,7 @@ def test_without_a_published_version_there_is_no_ranker(tmp_path: Path) -> None:
         "user_features.json",
         "items/vectors.npy",
         "weights/mean.npy",
-        "weights/hidden_2_kernel.npy",
+        "weights/output_kernel.npy",
         "weights/crosses_1_bias.npy",
         "model.onnx",
     ],

@@ -62,9 +62,7 @@ class ArrayRetriever:
             items_searched=len(self._keys),
             dropped={"excluded": int(np.isin(self._keys, query.exclude).sum())},
             failures=tuple(
-                StageFailure(
-                    stage=f"source/{name}", reason="SOURCE_FAILED", detail="unknown"
-                )
+                StageFailure(stage=f"source/{name}", reason="SOURCE_FAILED", detail="unknown")
                 for name in query.quotas
                 if name not in orders
             ),
