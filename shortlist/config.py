@@ -34,7 +34,7 @@ class TwoTowerConfig(_Section):
 
     dim: Annotated[int, Field(ge=4, le=512)] = 64
     history_length: Annotated[int, Field(ge=1, le=512)] = 50
-    epochs: Positive = 5
+    epochs: Positive = 6  # at most; the backtest finds out how many are good
     batch_size: Positive = 1024
     learning_rate: Annotated[float, Field(gt=0)] = 0.05  # Adagrad
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2

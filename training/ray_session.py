@@ -15,7 +15,7 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-__all__ = ["new_board", "ray_session", "wait_for"]
+__all__ = ["cores_of_a_node", "new_board", "ray_session", "wait_for"]
 
 # Legacy Keras is what TF-Recommenders is written against; one thread a worker, one worker a core.
 WORKER_ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -85,6 +85,12 @@ class _Board:
 
     def read(self) -> dict[str, tuple[int, int]]:
         return self._progress
+
+
+def cores_of_a_node() -> int:
+    """The most cores that one task can get; needs a Ray session."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return int(max(resources.get("CPU", 1) for resources in nodes))
 
 
 def new_board() -> Any:

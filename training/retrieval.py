@@ -3,8 +3,8 @@
     python -m training.retrieval --workdir W            # a private Ray on this machine
     ray job submit -- python -m training.retrieval --workdir W
 
-It trains twice, side by side (see `training.windows`): the `backtest` artifact, from whose
-candidates the ranker learns, and the `retrieval` artifact that serves.
+It trains twice (see `training.windows`): the `backtest` artifact, which finds out how many epochs
+are good and from whose candidates the ranker learns, and the `retrieval` artifact that serves.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import ray
 
 from retrieval_svc.encoder import UserEncoder
-from retrieval_svc.index import build_index
+from retrieval_svc.index import BruteForceIndex, build_index
 from retrieval_svc.slice_files import RetrievalMeta, slice_folder
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.config import Config, RetrievalConfig
@@ -34,10 +34,15 @@ from shortlist.errors import ArtifactNotFound, ShortlistError
 from shortlist.ids import shard_of
 from shortlist.tiers import UserContext
 from training.dataset import Dataset
-from training.histories import user_histories
+from training.histories import user_attributes, user_histories
 from training.item_statistics import decayed_counts
-from training.ray_session import new_board, ray_session, wait_for
+from training.lessons import moments, user_at
+from training.metrics import ndcg
+from training.ray_session import cores_of_a_node, new_board, ray_session, wait_for
 from training.windows import Window, backtest_window, serving_window
+
+if TYPE_CHECKING:
+    from training.two_tower import TwoTower
 
 __all__ = ["half_life_ms", "main", "promote", "read_slices", "reshard", "run_job", "train"]
 
@@ -46,6 +51,8 @@ Floats = npt.NDArray[np.float32]
 SOURCES = ("two_tower", "popular")
 _DAY_MS = 86_400_000
 _SPAN_PART = 20  # the default half-life, as a part of the time that the training data spans
+_JUDGES = 1000  # users who decide how long to train
+_JUDGED_DEPTH = 100
 _TUNING_QUERIES = 256  # real user vectors that the index is tuned on
 # All-time counts break ties between items that nobody touched lately.
 _ALL_TIME_SHARE = 1e-3
@@ -64,19 +71,17 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
         "retrieval": serving_window(dataset),
     }
     with ray_session(address):
-        board = new_board()
         dataset_ref = ray.put(dataset)
-        towers = wait_for(
-            [
-                _train_tower.remote(dataset_ref, window, config, seed, tier, board)
-                for tier, window in windows.items()
-            ],
-            board,
-            "train",
+        past = _train_here(dataset_ref, windows["backtest"], config, seed, "backtest")
+        # What was learned about how long to train holds for the version that serves.
+        epochs = len(past.losses)
+        tuned = config.model_copy(
+            update={"two_tower": config.two_tower.model_copy(update={"epochs": epochs})}
         )
+        present = _train_here(dataset_ref, windows["retrieval"], tuned, seed, "retrieval")
         artifacts = [
-            _publish(store, tier, dataset, dataset_ref, window, tower, config, seed)
-            for (tier, window), tower in zip(windows.items(), towers, strict=True)
+            _publish(store, tier, dataset, dataset_ref, windows[tier], tower, config, seed)
+            for tier, tower in (("backtest", past), ("retrieval", present))
         ]
     # The ranker needs the two of one run, so neither serves before both are there.
     for artifact in artifacts:
@@ -96,10 +101,30 @@ def half_life_ms(
     return max(float(times.max() - times.min()) / _SPAN_PART, 1.0)
 
 
-@ray.remote(num_cpus=1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tower:
+    """What the job needs of a trained two-tower model; TensorFlow is not."""
+
+    encoder: UserEncoder
+    vectors: Floats
+    losses: tuple[float, ...]
+
+
+def _train_here(
+    dataset: ray.ObjectRef, window: Window, config: RetrievalConfig, seed: int, tier: str
+) -> _Tower:
+    """Train in a worker that gets all cores of its node."""
+    board = new_board()
+    task = _train_tower.options(num_cpus=cores_of_a_node())
+    trained = task.remote(dataset, window, config, seed, tier, board)
+    tower: _Tower = wait_for([trained], board, "train")[0]
+    return tower
+
+
+@ray.remote
 def _train_tower(
     dataset: Dataset, window: Window, config: RetrievalConfig, seed: int, tier: str, board: Any
-) -> tuple[UserEncoder, Floats, tuple[float, ...]]:
+) -> _Tower:
     from training.two_tower import train_two_tower  # TensorFlow: in this worker only
 
     def report(_: str, done: int, total: int) -> None:
@@ -111,9 +136,34 @@ def _train_tower(
         config.two_tower,
         recency_half_life_ms=half_life_ms(dataset, window.known, config),
         seed=seed,
+        judge=_judge(dataset, window, seed),
         progress=report,
     )
-    return model.encoder, model.item_vectors, model.losses
+    return _Tower(encoder=model.encoder, vectors=model.item_vectors, losses=model.losses)
+
+
+def _judge(dataset: Dataset, window: Window, seed: int) -> Callable[[TwoTower], float] | None:
+    """How well a model orders what users did next; None where nothing is known of it."""
+    todo = moments(dataset, window, limit=_JUDGES, max_staleness_days=0, seed=seed, first_only=True)
+    if not todo:
+        return None
+    attributes = user_attributes(dataset, [moment.user for moment in todo])
+    users = [
+        user_at(dataset, moment, about) for moment, about in zip(todo, attributes, strict=True)
+    ]
+
+    def score(model: TwoTower) -> float:
+        index = BruteForceIndex(model.item_vectors)
+        gains = []
+        for moment, user in zip(todo, users, strict=True):
+            seen = np.unique(dataset.events.item[moment.known]).astype(np.int64)
+            relevant = frozenset(dataset.events.item[moment.next].tolist()) - set(seen.tolist())
+            if relevant:
+                rows, _ = index.search(model.encoder.encode(user), _JUDGED_DEPTH, seen)
+                gains.append(ndcg(rows.tolist(), relevant, _JUDGED_DEPTH))
+        return float(np.mean(gains)) if gains else 0.0
+
+    return score
 
 
 def _publish(
@@ -122,11 +172,11 @@ def _publish(
     dataset: Dataset,
     dataset_ref: ray.ObjectRef,
     window: Window,
-    tower: tuple[UserEncoder, Floats, tuple[float, ...]],
+    tower: _Tower,
     config: RetrievalConfig,
     seed: int,
 ) -> Artifact:
-    encoder, vectors, losses = tower
+    encoder, vectors, losses = tower.encoder, tower.vectors, tower.losses
     half_life = half_life_ms(dataset, window.known, config)
     recent = decayed_counts(dataset, window.known, window.as_of_ms, half_life)
     always = decayed_counts(dataset, window.known, window.as_of_ms, None)

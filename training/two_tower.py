@@ -60,11 +60,14 @@ def train_two_tower(
     *,
     recency_half_life_ms: float | None,
     seed: int = 0,
+    judge: Callable[[TwoTower], float] | None = None,
     progress: Progress = lambda *_: None,
 ) -> TwoTower:
     """Train on the positive interactions among `rows`.
 
     `recency_half_life_ms` halves an example's weight for each such span of age; None = all alike.
+    `judge` is asked after each epoch how good the model is, and training ends with the last epoch
+    that made it better; without one all epochs are run.
     Raises `ArtifactRefused` when there is nothing to learn from, when a weight or value is not
     finite, or when training diverged.
     """
@@ -80,11 +83,18 @@ def train_two_tower(
             config.learning_rate, initial_accumulator_value=_FIRST_SQUARE
         )
     )
-    losses = [
-        _run_epoch(model, examples, epoch, config.epochs, progress)
-        for epoch in range(config.epochs)
-    ]
-    return model.export(losses)
+    losses: list[float] = []
+    best: tuple[float, TwoTower] | None = None
+    for epoch in range(config.epochs):
+        losses.append(_run_epoch(model, examples, epoch, config.epochs, progress))
+        if judge is not None:
+            trained = model.export(losses)
+            score = judge(trained)
+            if best is not None and score <= best[0]:
+                break
+            best = (score, trained)
+    progress("two-tower", config.epochs, config.epochs)
+    return best[1] if best else model.export(losses)
 
 
 def _refuse_not_finite(dataset: Dataset, rows: npt.NDArray[np.int64]) -> None:
