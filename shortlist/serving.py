@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 import grpc
+from google.protobuf import descriptor_pool
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
@@ -76,6 +77,29 @@ class ServerOptions:
     max_message_bytes: int = 16 * 1024 * 1024
     max_concurrency: int = 256  # requests running at once; the next one is refused
     drain_s: float = 5.0  # running requests get this long after SIGTERM
+
+
+class _ReflectionPool:
+    """The default descriptor pool, which also finds the file of a method.
+
+    The reflection protocol lets a client ask for `package.Service.Method`, and ghz does; protobuf's
+    Python pools know no methods, so the service's name is looked up instead.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(descriptor_pool.Default(), name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802 - protobuf's name
+        """Raises `KeyError` for an unknown symbol."""
+        pool = descriptor_pool.Default()
+        try:
+            return pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            owner, _, name = symbol.rpartition(".")
+            service = pool.FindServiceByName(owner)
+            if name not in service.methods_by_name:
+                raise
+            return service.file
 
 
 class Server:
@@ -142,7 +166,7 @@ class Server:
     def _add_reflection(self) -> None:
         names = [*self._services, reflection.SERVICE_NAME, health.SERVICE_NAME]
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            _reflection_aio.ReflectionServicer(service_names=names), self
+            _reflection_aio.ReflectionServicer(service_names=names, pool=_ReflectionPool()), self
         )
 
     def _channel_options(self) -> list[tuple[str, int]]:

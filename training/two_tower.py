@@ -93,7 +93,8 @@ def train_two_tower(
             if best is not None and score <= best[0]:
                 break
             best = (score, trained)
-    progress("two-tower", config.epochs, config.epochs)
+    steps = config.epochs * examples.steps
+    progress("two-tower", steps, steps)
     return best[1] if best else model.export(losses)
 
 

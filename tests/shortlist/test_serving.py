@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -297,6 +298,24 @@ class TestHealthAndReflection:
         (listed,) = [one async for one in stub.ServerReflectionInfo(iter([ask]))]
         names = {one.name for one in listed.list_services_response.service}
         assert {"shortlist.v1.Ranking", "shortlist.v1.Events", "grpc.health.v1.Health"} <= names
+
+    @pytest.mark.parametrize(
+        ("symbol", "file"),
+        [
+            ("shortlist.v1.Ranking", "shortlist/v1/ranking.proto"),
+            ("shortlist.v1.Ranking.Score", "shortlist/v1/ranking.proto"),  # as ghz asks
+            ("shortlist.v1.Ranking.Missing", ""),
+            ("shortlist.v2.Ranking.Score", ""),
+        ],
+    )
+    async def test_a_symbol_leads_to_its_file(self, start: Start, symbol: str, file: str) -> None:
+        served = await start(answer)
+        ask = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+        stub = reflection_pb2_grpc.ServerReflectionStub(served.channel)
+        (found,) = [one async for one in stub.ServerReflectionInfo(iter([ask]))]
+        files = found.file_descriptor_response.file_descriptor_proto
+        names = {FileDescriptorProto.FromString(one).name for one in files}
+        assert (file in names) if file else found.HasField("error_response")
 
     async def test_a_generic_client_needs_no_proto_file(self, start: Start) -> None:
         served = await start(answer)

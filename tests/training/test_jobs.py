@@ -295,7 +295,7 @@ def test_the_ranker_is_not_trained_on_another_catalogue_than_retrieval(
     done, left = run("training.ranking", trained_copy)
     assert done.returncode == 1
     said = done.stderr.splitlines()[-1]
-    assert re.match(r"error: backtest \S+ was trained on another catalogue", said)
+    assert re.match(r"error: (backtest|retrieval) \S+ was trained on another catalogue", said)
     assert "Traceback" not in done.stderr
     assert left == []
 
