@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
-from shortlist.features import Encoded, FeatureEncoder
+from shortlist.features import Encoded, FeatureEncoder, moment_points
 from shortlist.tiers import Candidates, UserContext
 
 __all__ = ["FeatureBuilder", "FeatureRows", "FeatureSpec", "ItemTable"]
@@ -292,9 +292,6 @@ class FeatureBuilder:
         table, times = self.table, user.history.times_ms
         known = self.spec.has_time and len(times) > 0
         since = max(user.time_ms - int(times[-1]), 0) / _DAY_MS if known else 0.0
-        hours = user.time_ms / 3_600_000.0 if self.spec.has_time else 0.0
-        day, week = 2 * np.pi * hours / 24, 2 * np.pi * hours / (24 * 7)
-        moment = [np.sin(day), np.cos(day), np.sin(week), np.cos(week)]
         mean = [table.statistics[liked].sum(axis=0), table.numeric[liked].sum(axis=0)]
         size = max(len(liked), 1)
         return np.concatenate(
@@ -302,7 +299,7 @@ class FeatureBuilder:
                 [np.log1p(len(user.history)) / 5, np.log1p(since) / _LOG_SCALE],
                 mean[0] / size,
                 mean[1] / size,
-                np.array(moment) * float(self.spec.has_time),
+                moment_points(np.array([user.time_ms]), self.spec.has_time)[0],
             ]
         ).astype(np.float32)
 

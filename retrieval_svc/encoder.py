@@ -20,14 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
-from shortlist.features import FeatureEncoder
+from shortlist.features import FeatureEncoder, moment_points
 from shortlist.tiers import History, UserContext
 
 __all__ = ["TowerWeights", "UserEncoder", "moment_features", "user_columns"]
 
 Floats = npt.NDArray[np.float32]
 
-_HOUR_MS = 3_600_000
 _MOMENT_WIDTH = 5
 _FLAT = ("keys", "position", "bias", "hidden_bias", "output_bias")  # arrays of one dimension
 
@@ -36,17 +35,8 @@ def moment_features(
     time_ms: npt.NDArray[np.int64], has_time: bool, history_size: npt.NDArray[np.float32]
 ) -> Floats:
     """Time of day, day of week (as points on circles) and log1p of the history's size, [n, 5]."""
-    hours = time_ms / _HOUR_MS if has_time else np.zeros(len(time_ms))
-    day, week = 2 * np.pi * hours / 24, 2 * np.pi * hours / (24 * 7)
-    known = float(has_time)
-    columns = [
-        known * np.sin(day),
-        known * np.cos(day),
-        known * np.sin(week),
-        known * np.cos(week),
-        np.log1p(history_size) / 4,
-    ]
-    return np.stack(columns, axis=1).astype(np.float32)
+    size = np.log1p(history_size)[:, None] / 4
+    return np.concatenate([moment_points(time_ms, has_time), size], axis=1, dtype=np.float32)
 
 
 def user_columns(user: FeatureEncoder, context: FeatureEncoder) -> int:

@@ -25,12 +25,13 @@ import numpy.typing as npt
 from shortlist.errors import ArtifactCorrupt
 from shortlist.tiers import AttributeValue
 
-__all__ = ["Encoded", "FeatureEncoder", "NumericFeature", "TokenFeature"]
+__all__ = ["Encoded", "FeatureEncoder", "NumericFeature", "TokenFeature", "moment_points"]
 
 _SLOTS = {"categorical": 1, "creator": 4, "geo": 2, "multi_categorical": 10, "text": 16, "title": 8}
 _WORDS = re.compile(r"\w{2,}")
 _COMMON_WORD = 0.3  # a word in more than this share of the texts says nothing
 _SKEWED = 20.0  # max/median beyond which a non-negative number is taken as log1p
+_HOUR_MS = 3_600_000
 _CLIP = 5.0  # standard deviations
 
 Tokens = npt.NDArray[np.int32]
@@ -168,6 +169,16 @@ class FeatureEncoder:
                 stop = feature.first_slot + len(known)
                 encoded.tokens[row, feature.first_slot : stop] = known
                 encoded.weights[row, feature.first_slot : stop] = 1.0 / len(known)
+
+
+def moment_points(times_ms: npt.NDArray[np.int64], has_time: bool) -> Floats:
+    """Time of day and day of week in UTC as points on two circles, [n, 4]; zeros without times."""
+    if not has_time:
+        return np.zeros((len(times_ms), 4), np.float32)
+    hours = times_ms / _HOUR_MS
+    day, week = 2 * np.pi * hours / 24, 2 * np.pi * hours / (24 * 7)
+    points = [np.sin(day), np.cos(day), np.sin(week), np.cos(week)]
+    return np.stack(points, axis=1).astype(np.float32)
 
 
 def _terms(value: Any, role: str) -> Iterable[str]:
