@@ -168,7 +168,7 @@ def _teach(
     store = ArtifactStore(lesson.artifacts)
     proposer = Proposer.open(store, "backtest", lesson.backtest, lesson.config)
     groups = lessons(lesson.dataset, chunk, proposer, lesson.builder(), lesson.config, seed=seed)
-    board.report.remote("ranker lessons", place + 1, chunks)
+    ray.get(board.report.remote("ranker lessons", place + 1, chunks))
     return groups
 
 

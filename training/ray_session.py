@@ -31,6 +31,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     """
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A submitted job has a runtime environment already, which may name the same variables.
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     # Warnings of Ray and of what it imports are not ours to act upon.
     warnings.filterwarnings("ignore", module="ray|opentelemetry|pkg_resources")
     with _connected(address) if address else _private_cluster():
@@ -113,6 +115,8 @@ def wait_for(results: Sequence[ray.ObjectRef], board: Any, title: str) -> list[A
             finished, pending = ray.wait(pending, num_returns=1, timeout=0.5)
             tell(bars, shown, ray.get(board.read.remote()), title)
             ray.get(finished)
+        # The last reports may have come after the last look.
+        tell(bars, shown, ray.get(board.read.remote()), title)
     return ray.get(list(results))
 
 
