@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -87,6 +88,17 @@ class TestOnACluster:
     ) -> None:
         follow_job(cluster, job="good", entrypoint="echo the job speaks")
         assert "the job speaks" in capsys.readouterr().err
+
+    def test_a_training_job_connects_to_the_cluster_that_runs_it(
+        self, cluster: JobSubmissionClient, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        # The job's own environment names variables that the session sets for its workers, too.
+        code = (
+            "from training.ray_session import cores_of_a_node, ray_session\n"
+            "with ray_session(): print('cores', cores_of_a_node())"
+        )
+        follow_job(cluster, job="session", entrypoint=shlex.join([sys.executable, "-c", code]))
+        assert "cores 1" in "".join(capfd.readouterr())
 
     def test_a_finished_job_runs_again_under_its_name(self, cluster: JobSubmissionClient) -> None:
         follow_job(cluster, job="again", entrypoint="true")
