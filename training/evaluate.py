@@ -26,7 +26,7 @@ from shortlist.stores.memory import MemoryProfileStore
 from shortlist.tiers import Candidates, ScoreQuery, UserContext
 from training.dataset import Dataset
 from training.histories import user_attributes
-from training.lessons import Moment, Proposer, labels_of, moments, user_at
+from training.lessons import Moment, Proposer, labels_of, moments, relevant_rows, user_at
 from training.metrics import auc, catalogue_coverage, intra_list_diversity, ndcg, recall
 from training.profiles import profiles_of
 from training.retrieval import read_slices
@@ -113,10 +113,7 @@ def _exams(dataset: Dataset, window: Window, config: Config, users: int, seed: i
     attributes = user_attributes(dataset, [moment.user for moment in todo])
     exams = []
     for moment, about in zip(todo, attributes, strict=True):
-        liked = moment.next[dataset.events.weight[moment.next] > 0]
-        seen = set(dataset.events.item[moment.known].tolist())
-        relevant = frozenset(dataset.events.item[liked].tolist()) - seen
-        if relevant:
+        if relevant := relevant_rows(dataset, moment):
             exams.append(
                 _Exam(
                     user_id=dataset.user_ids[moment.user].as_py(),

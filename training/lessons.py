@@ -13,6 +13,7 @@ from orchestrator.blend import blend
 from orchestrator.fanout import merge_sources
 from ranking_svc.features import FeatureBuilder, FeatureRows
 from retrieval_svc.generation import Generation
+from retrieval_svc.slice_files import RetrievalMeta
 from shortlist.artifacts import ArtifactStore
 from shortlist.config import Config
 from shortlist.tiers import AttributeValue, Candidates, RetrieveQuery, SourceCandidates, UserContext
@@ -21,7 +22,7 @@ from training.groups import Groups
 from training.histories import UserRows, history_of, user_attributes
 from training.windows import Window
 
-__all__ = ["Moment", "Proposer", "labels_of", "lessons", "moments", "user_at"]
+__all__ = ["Moment", "Proposer", "labels_of", "lessons", "moments", "relevant_rows", "user_at"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -90,8 +91,7 @@ class Proposer:
     def open(store: ArtifactStore, tier: str, version: str | None, config: Config) -> Proposer:
         """Load every shard of a retrieval artifact."""
         artifact = store.open(tier, version)
-        shards = artifact.manifest.meta["shards"]
-        assert isinstance(shards, int)  # Generation.open checks the manifest
+        shards = RetrievalMeta.of(artifact).shards
         return Proposer([Generation.open(artifact, shard) for shard in range(shards)], config)
 
     def propose(self, user: UserContext) -> Candidates:
@@ -162,6 +162,13 @@ def user_at(
         context=context,
         time_ms=moment.time_ms,
     )
+
+
+def relevant_rows(dataset: Dataset, moment: Moment) -> frozenset[int]:
+    """Item rows that the user went on to like and had not seen before."""
+    events = dataset.events
+    liked = moment.next[events.weight[moment.next] > 0]
+    return frozenset(events.item[liked].tolist()) - set(events.item[moment.known].tolist())
 
 
 def labels_of(dataset: Dataset, moment: Moment, candidates: Candidates) -> npt.NDArray[np.float32]:

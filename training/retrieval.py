@@ -36,7 +36,7 @@ from shortlist.tiers import UserContext
 from training.dataset import Dataset
 from training.histories import user_attributes, user_histories
 from training.item_statistics import decayed_counts
-from training.lessons import moments, user_at
+from training.lessons import moments, relevant_rows, user_at
 from training.metrics import ndcg
 from training.ray_session import cores_of_a_node, new_board, ray_session, wait_for
 from training.windows import Window, backtest_window, serving_window
@@ -156,9 +156,8 @@ def _judge(dataset: Dataset, window: Window, seed: int) -> Callable[[TwoTower], 
         index = BruteForceIndex(model.item_vectors)
         gains = []
         for moment, user in zip(todo, users, strict=True):
-            seen = np.unique(dataset.events.item[moment.known]).astype(np.int64)
-            relevant = frozenset(dataset.events.item[moment.next].tolist()) - set(seen.tolist())
-            if relevant:
+            if relevant := relevant_rows(dataset, moment):
+                seen = np.unique(dataset.events.item[moment.known]).astype(np.int64)
                 rows, _ = index.search(model.encoder.encode(user), _JUDGED_DEPTH, seen)
                 gains.append(ndcg(rows.tolist(), relevant, _JUDGED_DEPTH))
         return float(np.mean(gains)) if gains else 0.0

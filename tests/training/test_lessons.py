@@ -17,7 +17,7 @@ from training.encoding import fit_encoders
 from training.groups import Groups
 from training.histories import user_attributes
 from training.item_statistics import HalfLives, build_item_table
-from training.lessons import Moment, Proposer, labels_of, lessons, moments, user_at
+from training.lessons import Moment, Proposer, labels_of, lessons, moments, relevant_rows, user_at
 from training.windows import Window, backtest_window
 
 ITEMS, SIZE = 60, 12
@@ -217,6 +217,12 @@ def test_no_candidates_have_no_labels() -> None:
     dataset = tiny_dataset([0, 0], [0, 1])
     moment = Moment(user=0, known=np.array([0]), next=np.array([1]), time_ms=0)
     assert labels_of(dataset, moment, candidates_of([])).shape == (0,)
+
+
+def test_only_what_is_liked_and_new_to_the_user_is_relevant() -> None:
+    dataset = tiny_dataset([0] * 5, [0, 1, 2, 0, 3], items=5, weight=[1.0, 2.0, 0.0, 1.0, 0.5])
+    moment = Moment(user=0, known=np.array([0]), next=np.arange(1, 5), time_ms=0)
+    assert relevant_rows(dataset, moment) == {1, 3}  # 2 was disliked, 0 was seen
 
 
 # --- lessons ---
