@@ -5,16 +5,23 @@ Unknown keys are errors, so a misspelt option is never silently ignored.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from shortlist.errors import InvalidRequest
 
 __all__ = [
+    "ArmConfig",
     "Config",
+    "ContentConfig",
+    "CooccurrenceConfig",
+    "DcnConfig",
+    "GbdtConfig",
+    "MfConfig",
     "RankingConfig",
     "RetrievalConfig",
     "ServingConfig",
@@ -23,10 +30,37 @@ __all__ = [
 ]
 
 Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_SOURCES = {
+    "two_tower": 1000,
+    "mf": 1000,
+    "cooccurrence": 1000,
+    "content": 300,
+    "popular": 1000,
+    "trending": 200,
+    "fresh": 200,
+    "geographic": 300,
+    "creator": 200,
+}
+_RAILS = {"popular": 30, "trending": 20, "fresh": 30, "geographic": 20, "creator": 20}
+
+
+def _over(defaults: Mapping[str, int]) -> Callable[[dict[str, int]], dict[str, int]]:
+    """What a file does not name keeps its default; a name that is no source is an error."""
+
+    def merge(given: dict[str, int]) -> dict[str, int]:
+        if unknown := given.keys() - _SOURCES.keys():
+            known = ", ".join(_SOURCES)
+            raise ValueError(f"no source {min(unknown)!r}; there are: {known}")
+        return {**defaults, **given}
+
+    return merge
 
 
 class TwoTowerConfig(_Section):
@@ -41,33 +75,99 @@ class TwoTowerConfig(_Section):
     temperature: Annotated[float, Field(gt=0)] = 0.07
 
 
+class MfConfig(_Section):
+    """Hyper-parameters of implicit matrix factorisation (Hu, Koren & Volinsky, ICDM 2008)."""
+
+    dim: Annotated[int, Field(ge=4, le=1024)] = 64
+    iterations: Positive = 15
+    regularization: Annotated[float, Field(gt=0)] = 5.0
+    confidence: Annotated[float, Field(gt=0)] = 10.0  # alpha: weight of an event beside no event
+
+
+class CooccurrenceConfig(_Section):
+    """Item-to-item lists from users' histories."""
+
+    weighting: Literal["cosine", "bm25", "rp3beta"] = "rp3beta"
+    alpha: Annotated[float, Field(ge=0, le=2)] = 0.6  # of rp3beta (Paudel et al., TiiS 2017)
+    beta: Annotated[float, Field(ge=0, le=2)] = 0.35  # of rp3beta: how much popular items lose
+    shrinkage: Annotated[float, Field(ge=0)] = 5.0  # of cosine: co-occurrences that say little
+    neighbours: Positive = 200  # kept of each item
+    # A history item counts half for each so many newer ones; data without times has no newer.
+    half_life_events: Annotated[float, Field(gt=0)] | None = 20.0
+
+
+class ContentConfig(_Section):
+    """Vectors of items' features: words, categories, creators."""
+
+    dim: Annotated[int, Field(ge=4, le=512)] = 64
+
+
 class RetrievalConfig(_Section):
     """The retrieval tier: how many candidates, from which sources, over how many shards."""
 
     shards: Annotated[int, Field(ge=1, le=1024)] = 2
     candidates: Annotated[int, Field(ge=20, le=10_000)] = 1000
-    # Each source's most candidates before blending.
-    quotas: dict[str, Positive] = {"two_tower": 1000, "popular": 1000}
+    # Each source's most candidates before blending; 0 = off. A source that is not named keeps its
+    # default. Sources that the data has nothing for (places, creators, times) are left out.
+    quotas: Annotated[dict[str, NotNegative], AfterValidator(_over(_SOURCES))] = dict(_SOURCES)
+    # Candidates that a source is sure of in the blend, whatever the others propose.
+    guaranteed: Annotated[dict[str, NotNegative], AfterValidator(_over(_RAILS))] = dict(_RAILS)
     exact_below: Annotated[int, Field(ge=0)] = 20_000  # items a shard; below, search is exact
     recall_target: Annotated[float, Field(gt=0, le=1)] = 0.97
-    # Age at which an interaction counts half, for popularity and for training examples. Unset: a
-    # twentieth of the time that the training data spans.
+    # Age at which an interaction counts half in popularity. Unset: the backtest chooses it.
     half_life_days: Annotated[float, Field(gt=0)] | None = None
     two_tower: TwoTowerConfig = TwoTowerConfig()
+    mf: MfConfig = MfConfig()
+    cooccurrence: CooccurrenceConfig = CooccurrenceConfig()
+    content: ContentConfig = ContentConfig()
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """The quotas of the sources that are on."""
+        return {source: quota for source, quota in self.quotas.items() if quota}
 
 
-class RankingConfig(_Section):
-    """The ranking tier: a DCN-V2 (Wang et al., WWW 2021)."""
+class DcnConfig(_Section):
+    """A deep cross network (Wang et al., WWW 2021)."""
 
-    engine: Literal["onnx", "numpy", "savedmodel"] = "onnx"
-    cross_layers: Annotated[int, Field(ge=1, le=8)] = 2
+    structure: Literal["parallel", "stacked"] = "parallel"
+    cross_layers: Annotated[int, Field(ge=0, le=8)] = 2
     projection_dim: Annotated[int, Field(ge=0)] = 0  # 0 = full-rank crosses
-    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64,)
+    hidden: tuple[Positive, ...] = (64,)
     epochs: Positive = 30  # at most; training stops when held-out requests stop improving
     batch_size: Positive = 32  # requests a step
     learning_rate: Annotated[float, Field(gt=0)] = 0.0005  # Adam
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+
+
+class GbdtConfig(_Section):
+    """Gradient-boosted trees (LightGBM: Ke et al., NIPS 2017)."""
+
+    trees: Positive = 300  # at most; training stops when held-out requests stop improving
+    leaves: Annotated[int, Field(ge=2, le=1024)] = 31
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    min_rows: Positive = 50  # of a leaf
+
+
+class ArmConfig(_Section):
+    """What a request gets that names this arm of an experiment."""
+
+    ranker: str  # one of the rankers below, or "none": the blend's order
+
+
+class RankingConfig(_Section):
+    """The ranking tier: which models are trained, and which one orders a page."""
+
+    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("dcn", "gbdt", "linear")
+    default: str = "ensemble"  # the ranker of requests that name no arm
+    arms: dict[str, ArmConfig] = Field(default_factory=dict)
+    engine: Literal["onnx", "numpy", "savedmodel"] = "onnx"  # that runs the networks
+    # What an event of a head is worth, the business metric. Unset: the schema's event weights.
+    head_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    value_weight: float = 0.0  # worth of a standard deviation of the predicted event value
     group_size: Annotated[int, Field(ge=4)] = 100  # candidates drawn of each request's
+    dcn: DcnConfig = DcnConfig()
+    gbdt: GbdtConfig = GbdtConfig()
 
 
 class SlateConfig(_Section):
@@ -78,6 +178,8 @@ class SlateConfig(_Section):
     diversity: Annotated[float, Field(ge=0, le=1)] = 0.05
     pool: Annotated[int, Field(ge=1, le=1000)] = 60  # ranked items MMR may choose from a page
     caps: dict[str, Positive] = Field(default_factory=dict)  # feature -> most items a value a page
+    # source -> fewest items of a page that it proposed, for instance {fresh: 2}
+    minimums: dict[str, Positive] = Field(default_factory=dict)
 
 
 class ServingConfig(_Section):

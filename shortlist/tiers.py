@@ -102,6 +102,10 @@ class SourceCandidates:
     source: str
     keys: Keys  # uint64 [k]
     scores: Floats  # float32 [k], descending
+    # What the blend gives the candidate of rank r (0 = best): weight / (offset + 1 + r). The index
+    # version has learned both on its backtest; the defaults are plain reciprocal rank fusion.
+    weight: float = 1.0
+    offset: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +193,7 @@ class Candidates:
     sources: npt.NDArray[np.uint32]  # uint32 [n], bitmask of the sources that proposed the item
     scores: Floats  # float32 [S, n], NaN where the source did not propose the item
     ranks: npt.NDArray[np.int32]  # int32 [S, n], 0 = best of that source, -1 = not proposed
+    fused: Floats  # float32 [n], what the blend ordered by
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -201,6 +206,7 @@ class Candidates:
             sources=self.sources[rows],
             scores=self.scores[:, rows],
             ranks=self.ranks[:, rows],
+            fused=self.fused[rows],
         )
 
 
@@ -211,6 +217,7 @@ class ScoreQuery:
     request_id: str
     user: UserContext
     candidates: Candidates
+    model: str = ""  # which of the version's rankers; "" = its default
     model_version: str | None = None
     deadline_ms: float | None = None
 
@@ -221,6 +228,7 @@ class Scores:
 
     model_version: str
     scores: Floats  # float32 [n], finite, higher is better
+    model: str = ""  # the ranker that scored
     unknown_items: int = 0  # candidates the ranker has no features for (scored with defaults)
     duration_us: int = 0
 
@@ -233,6 +241,7 @@ class RankerStatus:
     engine: str
     items: int
     watermark_ms: int
+    models: tuple[str, ...] = ()  # the rankers that a query may name
 
 
 class Ranker(Protocol):
