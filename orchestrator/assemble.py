@@ -63,7 +63,7 @@ def assemble(
         [
             ReadProfile(profiles, config.serving.history_length),
             Retrieve(fanout, rail, filters),
-            Blend(config.retrieval.candidates),
+            Blend(config.retrieval.candidates, config.retrieval.guaranteed),
             Filters(filters),
             Rank(scorers),
             describe,

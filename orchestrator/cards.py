@@ -92,6 +92,7 @@ class LookUp:
                 sources=np.zeros(len(keys), np.uint32),
                 scores=np.empty((0, len(keys)), np.float32),
                 ranks=np.empty((0, len(keys)), np.int32),
+                fused=np.zeros(len(keys), np.float32),
             ),
             scores=-np.arange(len(keys), dtype=np.float32),  # the caller's order
             cards=found.cards,

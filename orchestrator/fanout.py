@@ -255,11 +255,13 @@ def merge_sources(
 
 def merge_top_k(source: str, parts: Sequence[SourceCandidates], k: int) -> SourceCandidates:
     """The k best of all parts. Ties go to the smaller key, so that it does not matter how items are
-    divided over shards."""
+    divided over shards. Weight and offset are the index version's, hence the same in all parts."""
     keys: Keys = np.concatenate([part.keys for part in parts] or [np.empty(0, np.uint64)])
     scores: Floats = np.concatenate([part.scores for part in parts] or [np.empty(0, np.float32)])
     best = np.lexsort((keys, -scores))[:k]
-    return SourceCandidates(source=source, keys=keys[best], scores=scores[best])
+    if not parts:
+        return SourceCandidates(source=source, keys=keys, scores=scores)
+    return replace(parts[0], keys=keys[best], scores=scores[best])
 
 
 def _distinct(slices: Sequence[RetrievedSlice]) -> tuple[RetrievedSlice, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -78,9 +79,7 @@ class PopularRail:
         known = np.isin(popular.keys, described.cards.keys)
         self._index, self._cards = found.index, described.cards
         self._copied_at = time.monotonic()
-        self._popular = SourceCandidates(
-            source=POPULAR, keys=popular.keys[known], scores=popular.scores[known]
-        )
+        self._popular = replace(popular, keys=popular.keys[known], scores=popular.scores[known])
 
 
 def _question() -> RetrieveQuery:

@@ -37,6 +37,7 @@ def no_candidates() -> Candidates:
         sources=np.empty(0, np.uint32),
         scores=np.empty((0, 0), np.float32),
         ranks=np.empty((0, 0), np.int32),
+        fused=_no_scores(),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +63,11 @@ MAX_HISTORY = 10_000
 MAX_QUOTA = 10_000
 MAX_SOURCES = 32  # bits of the source mask
 MAX_REQUEST_ID_BYTES = 128
+MAX_MODEL_BYTES = 64
 
 _U64, _I64, _U32, _I32, _F32 = map(np.dtype, ("<u8", "<i8", "<u4", "<i4", "<f4"))
 _REASON = "REASON_"
+_PLAIN = SourceCandidates(source="", keys=np.empty(0, np.uint64), scores=np.empty(0, np.float32))
 
 
 # -- attributes -----------------------------------------------------------------------------------
@@ -194,7 +196,11 @@ def retrieved_slice_to_proto(answer: RetrievedSlice) -> retrieval_pb2.RetrieveRe
         shards=answer.shards,
         sources=[
             retrieval_pb2.SourceColumns(
-                source=one.source, keys=_pack(one.keys, _U64), scores=_pack(one.scores, _F32)
+                source=one.source,
+                keys=_pack(one.keys, _U64),
+                scores=_pack(one.scores, _F32),
+                weight=one.weight,
+                offset=one.offset,
             )
             for one in answer.sources
         ],
@@ -230,7 +236,20 @@ def _source_from_proto(message: retrieval_pb2.SourceColumns, field: str) -> Sour
         source=message.source,
         keys=keys,
         scores=_finite(message.scores, f"{field}.scores", len(keys)),
+        weight=_fusion(message, "weight", field),
+        offset=_fusion(message, "offset", field),
     )
+
+
+def _fusion(
+    message: retrieval_pb2.SourceColumns, name: Literal["weight", "offset"], field: str
+) -> float:
+    if not message.HasField(name):
+        return float(getattr(_PLAIN, name))
+    value: float = getattr(message, name)
+    if not (math.isfinite(value) and value >= 0):
+        raise InvalidField(f"{field}.{name}", f"{value} is not a finite number of at least 0")
+    return value
 
 
 def failure_to_proto(failure: StageFailure) -> common_pb2.Degradation:
@@ -349,6 +368,8 @@ def score_request_to_proto(query: ScoreQuery) -> ranking_pb2.ScoreRequest:
                 candidates.source_names, candidates.scores, candidates.ranks, strict=True
             )
         ],
+        fused=_pack(candidates.fused, _F32),
+        model=query.model,
     )
 
 
@@ -359,6 +380,7 @@ def score_query_from_proto(
         request_id=_request_id(message.request_id),
         user=user_from_proto(message.user),
         candidates=_candidates_from_proto(message),
+        model=_model(message.model),
         model_version=message.model_version or None,
         deadline_ms=deadline_ms,
     )
@@ -385,6 +407,7 @@ def _candidates_from_proto(message: ranking_pb2.ScoreRequest) -> Candidates:
         sources=sources,
         scores=scores,
         ranks=ranks,
+        fused=_finite(message.fused, "fused", len(keys)),
     )
 
 
@@ -406,6 +429,7 @@ def scores_to_proto(scores: Scores) -> ranking_pb2.ScoreResponse:
     return ranking_pb2.ScoreResponse(
         model_version=scores.model_version,
         scores=_pack(scores.scores, _F32),
+        model=scores.model,
         unknown_items=scores.unknown_items,
         duration_us=scores.duration_us,
     )
@@ -416,6 +440,7 @@ def scores_from_proto(message: ranking_pb2.ScoreResponse, rows: int) -> Scores:
     return Scores(
         model_version=message.model_version,
         scores=_finite(message.scores, "scores", rows),
+        model=message.model,
         unknown_items=message.unknown_items,
         duration_us=message.duration_us,
     )
@@ -456,3 +481,9 @@ def _request_id(text: str) -> str:
     if len(text.encode()) > MAX_REQUEST_ID_BYTES:
         raise InvalidField("request_id", f"is longer than {MAX_REQUEST_ID_BYTES} bytes")
     return text
+
+
+def _model(name: str) -> str:
+    if len(name.encode()) > MAX_MODEL_BYTES:
+        raise InvalidField("model", f"is longer than {MAX_MODEL_BYTES} bytes")
+    return name

@@ -86,6 +86,7 @@ class GetStatusResponse(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     SOFTWARE_FIELD_NUMBER: _builtins.int
     STARTED_MS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     tier: _builtins.str
     """"retrieval", "ranking" or "orchestrator"."""
     shard: _builtins.int
@@ -104,6 +105,10 @@ class GetStatusResponse(_message.Message):
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sources that answer (retrieval), or the engine in use (ranking)."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rankers of the active version that a ScoreRequest may name; empty outside ranking."""
+
     def __init__(
         self,
         *,
@@ -114,10 +119,11 @@ class GetStatusResponse(_message.Message):
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
         software: _builtins.str = ...,
         started_ms: _builtins.int = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "shard", b"shard", "shards", b"shards", "software", b"software", "started_ms", b"started_ms", "tier", b"tier", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "models", b"models", "shard", b"shard", "shards", b"shards", "software", b"software", "started_ms", b"started_ms", "tier", b"tier", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -297,6 +297,8 @@ class Versions(_message.Message):
     RANKING_FIELD_NUMBER: _builtins.int
     RETRIEVAL_WATERMARK_MS_FIELD_NUMBER: _builtins.int
     SOFTWARE_FIELD_NUMBER: _builtins.int
+    RANKER_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
     retrieval: _builtins.str
     """Retrieval artifact; one per response."""
     ranking: _builtins.str
@@ -305,6 +307,12 @@ class Versions(_message.Message):
     """Newest event that the retrieval version was trained on, Unix milliseconds."""
     software: _builtins.str
     """Version of the software that answered."""
+    ranker: _builtins.str
+    """The ranker that ordered the items: "dcn", "gbdt", ..., or "none" where an arm asks for the blend's order.
+    Empty when the ranking tier should have ordered them and did not.
+    """
+    arm: _builtins.str
+    """The request's arm; empty = the default."""
     def __init__(
         self,
         *,
@@ -312,10 +320,12 @@ class Versions(_message.Message):
         ranking: _builtins.str = ...,
         retrieval_watermark_ms: _builtins.int = ...,
         software: _builtins.str = ...,
+        ranker: _builtins.str = ...,
+        arm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranking", b"ranking", "retrieval", b"retrieval", "retrieval_watermark_ms", b"retrieval_watermark_ms", "software", b"software"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "ranker", b"ranker", "ranking", b"ranking", "retrieval", b"retrieval", "retrieval_watermark_ms", b"retrieval_watermark_ms", "software", b"software"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

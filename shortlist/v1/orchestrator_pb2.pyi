@@ -161,6 +161,7 @@ class RecommendRequest(_message.Message):
     RETURN_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     MIN_COVERAGE_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Made up by the server when empty; at most 128 bytes. Returned, logged, and part of every error."""
     surface: _builtins.str
@@ -179,6 +180,11 @@ class RecommendRequest(_message.Message):
     """Return the funnel of this request."""
     min_coverage: _builtins.float
     """Least share of the items that must have been searched, 0 to 1; below it the answer is UNAVAILABLE."""
+    arm: _builtins.str
+    """Arm of an experiment, at most 64 bytes: it decides which ranker orders the page. Empty = the server's
+    default. One that the server does not have is INVALID_ARGUMENT naming those it has. All pages of a listing
+    share one arm.
+    """
     @_builtins.property
     def user(self) -> _common_pb2.User:
         """The person. Unset = anonymous."""
@@ -221,10 +227,11 @@ class RecommendRequest(_message.Message):
         return_attributes: _abc.Iterable[_builtins.str] | None = ...,
         trace: _builtins.bool = ...,
         min_coverage: _builtins.float = ...,
+        arm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "diversity", b"diversity", "exclude_seen", b"exclude_seen", "sources", b"sources", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "context", b"context", "diversity", b"diversity", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "filter", b"filter", "min_coverage", b"min_coverage", "page_size", b"page_size", "page_token", b"page_token", "request_id", b"request_id", "return_attributes", b"return_attributes", "sources", b"sources", "surface", b"surface", "time_ms", b"time_ms", "trace", b"trace", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "arm", b"arm", "context", b"context", "diversity", b"diversity", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "filter", b"filter", "min_coverage", b"min_coverage", "page_size", b"page_size", "page_token", b"page_token", "request_id", b"request_id", "return_attributes", b"return_attributes", "sources", b"sources", "surface", b"surface", "time_ms", b"time_ms", "trace", b"trace", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exclude_seen: _TypeAlias = _typing.Literal["exclude_seen"]  # noqa: Y015
     _WhichOneofArgType__exclude_seen: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen"]  # noqa: Y015
@@ -483,15 +490,23 @@ class SimilarRequest(_message.Message):
     ITEM_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    RETURN_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """See RecommendRequest.request_id."""
     item_id: _builtins.str
-    """The item to start from."""
+    """The item to start from, 1 to 512 bytes. Never returned itself."""
     page_size: _builtins.int
     """Items wanted, 1 to 200; 0 = the server's configuration."""
+    trace: _builtins.bool
+    """Return the funnel of this request."""
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Never returned."""
+        """Never returned, at most 10000 ids."""
+
+    @_builtins.property
+    def return_attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See RecommendRequest.return_attributes."""
 
     def __init__(
         self,
@@ -500,10 +515,12 @@ class SimilarRequest(_message.Message):
         item_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        return_attributes: _abc.Iterable[_builtins.str] | None = ...,
+        trace: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_item_ids", b"exclude_item_ids", "item_id", b"item_id", "page_size", b"page_size", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_item_ids", b"exclude_item_ids", "item_id", b"item_id", "page_size", b"page_size", "request_id", b"request_id", "return_attributes", b"return_attributes", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -520,6 +537,7 @@ class SimilarResponse(_message.Message):
     COVERAGE_FIELD_NUMBER: _builtins.int
     DEGRADATIONS_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
     @_builtins.property
@@ -536,7 +554,11 @@ class SimilarResponse(_message.Message):
 
     @_builtins.property
     def versions(self) -> _common_pb2.Versions:
-        """The versions behind the answer."""
+        """The versions behind the answer; no ranking takes part."""
+
+    @_builtins.property
+    def trace(self) -> _common_pb2.Trace:
+        """The funnel, when asked for."""
 
     def __init__(
         self,
@@ -546,10 +568,11 @@ class SimilarResponse(_message.Message):
         coverage: _common_pb2.Coverage | None = ...,
         degradations: _abc.Iterable[_common_pb2.Degradation] | None = ...,
         versions: _common_pb2.Versions | None = ...,
+        trace: _common_pb2.Trace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "versions", b"versions"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "trace", b"trace", "versions", b"versions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "degradations", b"degradations", "items", b"items", "request_id", b"request_id", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "degradations", b"degradations", "items", b"items", "request_id", b"request_id", "trace", b"trace", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -588,12 +611,15 @@ class RankRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     TIME_MS_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """See RecommendRequest.request_id."""
     time_ms: _builtins.int
     """See RecommendRequest.time_ms."""
     trace: _builtins.bool
     """Return the funnel of this request."""
+    arm: _builtins.str
+    """See RecommendRequest.arm."""
     @_builtins.property
     def user(self) -> _common_pb2.User:
         """The person. Unset = anonymous."""
@@ -615,10 +641,11 @@ class RankRequest(_message.Message):
         context: _abc.Mapping[_builtins.str, _common_pb2.AttributeValue] | None = ...,
         time_ms: _builtins.int = ...,
         trace: _builtins.bool = ...,
+        arm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "item_ids", b"item_ids", "request_id", b"request_id", "time_ms", b"time_ms", "trace", b"trace", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "context", b"context", "item_ids", b"item_ids", "request_id", b"request_id", "time_ms", b"time_ms", "trace", b"trace", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

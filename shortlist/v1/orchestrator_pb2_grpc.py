@@ -84,7 +84,8 @@ class OrchestratorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Similar(self, request, context):
-        """Items like a given item. UNIMPLEMENTED in this version.
+        """Items like a given item, for nobody in particular. NOT_FOUND, with google.rpc.BadRequest naming item_id,
+        when the catalogue does not have the item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,9 @@ class OrchestratorStub:
     BatchRecommend: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.BatchRecommendRequest, _orchestrator_pb2.BatchRecommendResponse]
     """Pages for several users; each has its own result or error."""
     Similar: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.SimilarRequest, _orchestrator_pb2.SimilarResponse]
-    """Items like a given item. UNIMPLEMENTED in this version."""
+    """Items like a given item, for nobody in particular. NOT_FOUND, with google.rpc.BadRequest naming item_id,
+    when the catalogue does not have the item.
+    """
     Rank: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RankRequest, _orchestrator_pb2.RankResponse]
     """Orders the caller's own items for one user."""
 
@@ -62,7 +64,9 @@ class OrchestratorAsyncStub(OrchestratorStub):
     BatchRecommend: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.BatchRecommendRequest, _orchestrator_pb2.BatchRecommendResponse]  # type: ignore[assignment]
     """Pages for several users; each has its own result or error."""
     Similar: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.SimilarRequest, _orchestrator_pb2.SimilarResponse]  # type: ignore[assignment]
-    """Items like a given item. UNIMPLEMENTED in this version."""
+    """Items like a given item, for nobody in particular. NOT_FOUND, with google.rpc.BadRequest naming item_id,
+    when the catalogue does not have the item.
+    """
     Rank: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RankRequest, _orchestrator_pb2.RankResponse]  # type: ignore[assignment]
     """Orders the caller's own items for one user."""
 
@@ -96,7 +100,9 @@ class OrchestratorServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.SimilarRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.SimilarResponse, _abc.Awaitable[_orchestrator_pb2.SimilarResponse]]:
-        """Items like a given item. UNIMPLEMENTED in this version."""
+        """Items like a given item, for nobody in particular. NOT_FOUND, with google.rpc.BadRequest naming item_id,
+        when the catalogue does not have the item.
+        """
 
     @_abc_1.abstractmethod
     def Rank(

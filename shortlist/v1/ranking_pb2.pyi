@@ -64,6 +64,8 @@ class ScoreRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     SOURCE_COLUMNS_FIELD_NUMBER: _builtins.int
+    FUSED_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """For logs and errors."""
     model_version: _builtins.str
@@ -72,6 +74,12 @@ class ScoreRequest(_message.Message):
     """u64 column: item keys, 1 to 10000."""
     sources: _builtins.bytes
     """u32 column: bitmask of the sources that proposed the item."""
+    fused: _builtins.bytes
+    """f32 column: what the blend ordered by, finite; zeros where there was no blend."""
+    model: _builtins.str
+    """Which of the version's rankers is to score, at most 64 bytes; empty = its default. One that the version
+    lacks is INVALID_ARGUMENT.
+    """
     @_builtins.property
     def user(self) -> _retrieval_pb2.UserState:
         """The person and the moment."""
@@ -89,10 +97,12 @@ class ScoreRequest(_message.Message):
         keys: _builtins.bytes = ...,
         sources: _builtins.bytes = ...,
         source_columns: _abc.Iterable[Global___CandidateSource] | None = ...,
+        fused: _builtins.bytes = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "model_version", b"model_version", "request_id", b"request_id", "source_columns", b"source_columns", "sources", b"sources", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fused", b"fused", "keys", b"keys", "model", b"model", "model_version", b"model_version", "request_id", b"request_id", "source_columns", b"source_columns", "sources", b"sources", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -108,6 +118,7 @@ class ScoreResponse(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     UNKNOWN_ITEMS_FIELD_NUMBER: _builtins.int
     DURATION_US_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The version that answered."""
     scores: _builtins.bytes
@@ -116,6 +127,8 @@ class ScoreResponse(_message.Message):
     """Candidates that this version has no features for."""
     duration_us: _builtins.int
     """Time inside the ranker, microseconds."""
+    model: _builtins.str
+    """The ranker that scored."""
     def __init__(
         self,
         *,
@@ -123,10 +136,11 @@ class ScoreResponse(_message.Message):
         scores: _builtins.bytes = ...,
         unknown_items: _builtins.int = ...,
         duration_us: _builtins.int = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_us", b"duration_us", "model_version", b"model_version", "scores", b"scores", "unknown_items", b"unknown_items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_us", b"duration_us", "model", b"model", "model_version", b"model_version", "scores", b"scores", "unknown_items", b"unknown_items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

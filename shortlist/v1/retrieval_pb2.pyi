@@ -196,24 +196,42 @@ class SourceColumns(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Source name."""
     keys: _builtins.bytes
     """u64 column: item keys."""
     scores: _builtins.bytes
     """f32 column: scores, descending; comparable across shards of one version."""
+    weight: _builtins.float
+    """The candidate of rank r (0 = best) is worth weight / (offset + 1 + r) in the fused order; both are the
+    index version's, at least 0 and finite. Unset = plain reciprocal rank fusion, weight 1; 0 is a real 0:
+    the source only has its guaranteed places.
+    """
+    offset: _builtins.float
+    """See weight. Unset = 60."""
     def __init__(
         self,
         *,
         source: _builtins.str = ...,
         keys: _builtins.bytes = ...,
         scores: _builtins.bytes = ...,
+        weight: _builtins.float | None = ...,
+        offset: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_offset", b"_offset", "_weight", b"_weight", "offset", b"offset", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "scores", b"scores", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_offset", b"_offset", "_weight", b"_weight", "keys", b"keys", "offset", b"offset", "scores", b"scores", "source", b"source", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__offset: _TypeAlias = _typing.Literal["offset"]  # noqa: Y015
+    _WhichOneofArgType__offset: _TypeAlias = _typing.Literal["_offset", b"_offset"]  # noqa: Y015
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__offset) -> _WhichOneofReturnType__offset | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___SourceColumns: _TypeAlias = SourceColumns  # noqa: Y015
 

@@ -54,6 +54,8 @@ SLICE = RetrievedSlice(
             source="two_tower",
             keys=np.array([5, U64_MAX], np.uint64),
             scores=np.array([0.9, -0.1], np.float32),
+            weight=0.37,
+            offset=0.0,
         ),
         SourceCandidates(
             source="popular", keys=np.empty(0, np.uint64), scores=np.empty(0, np.float32)
@@ -83,13 +85,16 @@ SCORE = ScoreQuery(
         sources=np.array([3, 1, 2], np.uint32),
         scores=np.array([[0.9, 0.8, np.nan], [3, np.nan, 4]], np.float32),
         ranks=np.array([[0, 1, -1], [1, -1, 0]], np.int32),
+        fused=np.array([0.03, 0.02, 0], np.float32),
     ),
+    model="gbdt",
     model_version="m1",
     deadline_ms=None,
 )
 SCORES = Scores(
     model_version="m1",
     scores=np.array([0.1, -2, 3e30], np.float32),
+    model="gbdt",
     unknown_items=1,
     duration_us=7,
 )
@@ -137,6 +142,16 @@ def test_a_slice_survives_the_trip() -> None:
     assert_equal(wire.retrieved_slice_from_proto(message), SLICE)
 
 
+def test_weight_zero_is_zero_and_no_weight_is_plain_fusion() -> None:
+    message = wire.retrieved_slice_to_proto(SLICE)
+    message.sources[0].weight = 0.0
+    message.sources[1].ClearField("weight")
+    message.sources[1].ClearField("offset")
+    idle, plain = wire.retrieved_slice_from_proto(over_the_wire(message)).sources
+    assert (idle.weight, idle.offset) == (0.0, 0.0)
+    assert (plain.weight, plain.offset) == (1.0, 60.0)
+
+
 def test_cards_survive_the_trip() -> None:
     assert_equal(wire.item_cards_from_proto(over_the_wire(wire.item_cards_to_proto(CARDS))), CARDS)
 
@@ -173,6 +188,7 @@ def test_candidates_of_no_named_source_survive_the_trip() -> None:
         sources=np.zeros(2, np.uint32),
         scores=np.empty((0, 2), np.float32),
         ranks=np.empty((0, 2), np.int32),
+        fused=np.zeros(2, np.float32),
     )
     message = wire.score_request_to_proto(dataclasses.replace(SCORE, candidates=bare))
     assert_equal(wire.score_query_from_proto(over_the_wire(message)).candidates, bare)
@@ -186,6 +202,7 @@ def test_the_32nd_source_has_a_bit() -> None:
         sources=np.array([1 << 31, 1], np.uint32),
         scores=np.zeros((32, rows), np.float32),
         ranks=np.zeros((32, rows), np.int32),
+        fused=np.zeros(rows, np.float32),
     )
     message = wire.score_request_to_proto(dataclasses.replace(SCORE, candidates=many))
     assert_equal(wire.score_query_from_proto(over_the_wire(message)).candidates, many)
@@ -304,6 +321,10 @@ def test_ten_thousand_events_of_history_are_taken() -> None:
             lambda m: setattr(m.source_columns[0], "ranks", b"\xfe\xff\xff\xff" * 3),
         ),
         ("user.history_weights", lambda m: setattr(m.user, "history_weights", NAN * 3)),
+        ("fused", lambda m: m.ClearField("fused")),
+        ("fused", lambda m: setattr(m, "fused", NAN * 3)),
+        ("fused", lambda m: setattr(m, "fused", INF * 2)),
+        ("model", lambda m: setattr(m, "model", "é" * 33)),
     ],
 )
 def test_a_score_request_names_its_bad_field(
@@ -324,6 +345,10 @@ def test_a_score_request_names_its_bad_field(
         ("sources[0].keys", lambda m: setattr(m.sources[0], "keys", b"1")),
         ("sources[0].scores", lambda m: setattr(m.sources[0], "scores", NAN)),
         ("sources[0].scores", lambda m: setattr(m.sources[0], "scores", NAN * 2)),
+        ("sources[1].weight", lambda m: setattr(m.sources[1], "weight", -0.1)),
+        ("sources[1].weight", lambda m: setattr(m.sources[1], "weight", np.nan)),
+        ("sources[1].offset", lambda m: setattr(m.sources[1], "offset", np.inf)),
+        ("sources[1].offset", lambda m: setattr(m.sources[1], "offset", -1)),
     ],
 )
 def test_a_retrieve_answer_names_its_bad_field(
