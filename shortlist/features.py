@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist.errors import ArtifactCorrupt
+from shortlist.places import place_names
 from shortlist.tiers import AttributeValue
 
 __all__ = ["Encoded", "FeatureEncoder", "NumericFeature", "TokenFeature", "moment_points"]
@@ -102,8 +103,9 @@ class FeatureEncoder:
         """Learn vocabularies and scales.
 
         `columns` holds one value a row by feature name (None = missing); `roles` the schema's role
-        of each. A categorical value seen fewer than `min_count` times gets no token. A geo feature
-        with coordinates comes as `(latitude, longitude)` pairs. Timestamps are left to the tiers.
+        of each. A categorical value seen fewer than `min_count` times gets no token. Values of a
+        geo feature are what `shortlist.places.place_names` reads: names, or coordinates as pairs
+        (from tables) or as texts (from profiles and requests). Timestamps are left to the tiers.
         """
         tokens: list[TokenFeature] = []
         numeric: list[NumericFeature] = []
@@ -187,21 +189,11 @@ def _terms(value: Any, role: str) -> Iterable[str]:
         return ()
     if role in ("text", "title"):
         return _WORDS.findall(str(value).lower())
+    if role == "geo":
+        return place_names(value)
     if isinstance(value, list | tuple):
-        if role == "geo" and not all(isinstance(entry, str) for entry in value):
-            return _cells(value)
         return [str(entry) for entry in value]
     return (str(value),)
-
-
-def _cells(place: Any) -> Iterable[str]:
-    """A coordinate pair as two cells, about 1 and 5 degrees wide."""
-    latitude, longitude = place
-    if latitude is None or longitude is None or not math.isfinite(latitude + longitude):
-        return ()
-    return tuple(
-        f"{size}:{math.floor(latitude / size)}:{math.floor(longitude / size)}" for size in (1, 5)
-    )
 
 
 def _fit_vocabulary(

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from shortlist.features import FeatureEncoder
-from shortlist.schema import Feature, Schema
+from shortlist.schema import Feature
 from training.dataset import Dataset
 
-__all__ = ["Encoders", "context_columns", "entity_columns", "fit_encoders", "profile_features"]
+__all__ = ["Encoders", "context_columns", "entity_columns", "fit_encoders"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +40,6 @@ def entity_columns(table: pa.Table, features: Mapping[str, Feature]) -> dict[str
     return columns
 
 
-def profile_features(schema: Schema) -> dict[str, Feature]:
-    """The features of a user that are served: a profile holds texts and numbers, no coordinates."""
-    return {name: f for name, f in schema.user_features.items() if not f.has_coordinates}
-
-
 def context_columns(dataset: Dataset, rows: np.ndarray) -> dict[str, Sequence[Any]]:
     """Context values of the interactions `rows`, by feature name."""
     return {name: column.take(rows).to_pylist() for name, column in dataset.events.context.items()}
@@ -53,10 +48,9 @@ def context_columns(dataset: Dataset, rows: np.ndarray) -> dict[str, Sequence[An
 def fit_encoders(dataset: Dataset, rows: np.ndarray) -> Encoders:
     """Fit all sides on the catalogue, the users and the interactions `rows`."""
     schema = dataset.schema
-    about_users = profile_features(schema)
     return Encoders(
         item=_fit(entity_columns(dataset.items, schema.item_features), schema.item_features),
-        user=_fit(entity_columns(dataset.users, about_users), about_users),
+        user=_fit(entity_columns(dataset.users, schema.user_features), schema.user_features),
         context=_fit(context_columns(dataset, rows), schema.context_features),
     )
 

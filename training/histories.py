@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from shortlist.places import coordinates_of, coordinates_text
 from shortlist.tiers import AttributeValue, History
 from training.dataset import Dataset
-from training.encoding import entity_columns, profile_features
+from training.encoding import entity_columns
 
 __all__ = ["UserRows", "history_of", "user_attributes", "user_histories"]
 
@@ -49,14 +51,22 @@ def user_histories(dataset: Dataset, rows: Rows, users: Sequence[int] | Rows) ->
 def user_attributes(
     dataset: Dataset, users: Sequence[int] | Rows
 ) -> list[Mapping[str, AttributeValue]]:
-    """The attributes that profiles hold of `users`, by feature name, without the missing ones."""
+    """The attributes that profiles hold of `users`, by feature name, without the missing ones.
+
+    Coordinates are the texts of `shortlist.places`.
+    """
     chosen = dataset.users.take(np.asarray(users, np.int64))
-    columns = entity_columns(chosen, profile_features(dataset.schema))
+    columns = entity_columns(chosen, dataset.schema.user_features)
+    values = {name: [_attribute(value) for value in column] for name, column in columns.items()}
     return [
-        {
-            name: tuple(values[row]) if isinstance(values[row], list) else values[row]
-            for name, values in columns.items()
-            if values[row] is not None
-        }
+        {name: value for name, column in values.items() if (value := column[row]) is not None}
         for row in range(chosen.num_rows)
     ]
+
+
+def _attribute(value: Any) -> AttributeValue | None:
+    """A table's value as profiles hold it."""
+    if isinstance(value, tuple):  # coordinates, known or not
+        point = coordinates_of(value)
+        return coordinates_text(*point) if point else None
+    return tuple(value) if isinstance(value, list) else value

@@ -19,8 +19,8 @@ Mask = npt.NDArray[np.bool_]
 def top_per_row(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
     """The largest `count` stored entries of each row; of equal ones, those of smaller columns.
 
-    `matrix` holds floats, no NaN, and no entry twice; its columns may stand in any order. The result has
-    the same shape and type, with ascending columns. Linear in the entries, but for ties.
+    `matrix` holds floats, no NaN and no entry twice; its columns may stand in any order. The result
+    has the same shape and type, with ascending columns. Linear in the entries, but for ties.
     """
     if count < 1:
         return sp.csr_matrix(matrix.shape, dtype=matrix.dtype)

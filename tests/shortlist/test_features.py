@@ -183,12 +183,22 @@ def test_words_of_nearly_every_text_say_nothing() -> None:
 
 
 def test_coordinates_become_a_small_and_a_large_cell() -> None:
-    encoder = fit({"place": ("geo", [(10.2, 20.9), (-0.5, -179.9)])})
-    near = encoder.encode({"place": [(10.9, 20.0), (10.2, 21.5), (-0.1, -179.1), (50.0, 50.0)]}, 4)
-    assert words_of(encoder, near, 0) == {"1:10:20": 0.5, "5:2:4": 0.5}
-    assert words_of(encoder, near, 1) == {"5:2:4": 1.0}
-    assert words_of(encoder, near, 2) == {"1:-1:-180": 0.5, "5:-1:-36": 0.5}
+    encoder = fit({"place": ("geo", [(10.2, 20.9), (-0.1, -179.9)])})
+    near = encoder.encode({"place": [(10.1, 20.8), (10.2, 21.5), (-0.2, -179.8), (50.0, 50.0)]}, 4)
+    assert words_of(encoder, near, 0) == {"cell:0.25:40:83": 0.5, "cell:2.0:5:10": 0.5}
+    assert words_of(encoder, near, 1) == {"cell:2.0:5:10": 1.0}
+    assert words_of(encoder, near, 2) == {"cell:0.25:-1:-720": 0.5, "cell:2.0:-1:-90": 0.5}
     assert words_of(encoder, near, 3) == {}
+
+
+def test_coordinates_as_a_text_are_what_they_are_as_a_pair() -> None:
+    encoder = fit({"place": ("geo", [(10.2, 20.9), (-33.75, 151.25), (None, None)])})
+    for pair in [(10.2, 20.9), (-33.75, 151.25), (10.9, 20.1)]:
+        as_pair = encoder.encode({"place": [pair]}, 1)
+        as_text = encoder.encode_one({"place": f"{pair[0]},{pair[1]}"})
+        assert as_pair.tokens.any()
+        np.testing.assert_array_equal(as_text.tokens, as_pair.tokens)
+        np.testing.assert_array_equal(as_text.weights, as_pair.weights)
 
 
 @pytest.mark.parametrize("place", [(None, None), (None, 2.0), (math.nan, 2.0), (1.0, math.inf)])

@@ -54,20 +54,29 @@ def test_a_side_without_features_has_an_empty_encoder() -> None:
         assert encoder.vocabulary_size == 1
 
 
-def test_of_users_only_what_profiles_hold_is_learned() -> None:
+def test_what_is_learned_of_users_is_encoded_alike_from_tables_and_from_profiles() -> None:
     """Training must not see what serving does not."""
     dataset = tiny_dataset(
         [0, 1, 2],
         [0, 0, 0],
+        users=4,
         user_features={
-            "home": ("geo", [(10.5, 20.0), (10.5, 20.0), (10.5, 20.0)]),
-            "country": ("geo", ["NZ", "NZ", "NO"]),
-            "age": ("numeric", [20.0, None, 40.0]),
+            "home": ("geo", [(48.86, 2.35), (48.8, 2.4), (49.9, 3.9), (None, 1.0)]),
+            "country": ("geo", ["NZ", "NZ", "NO", None]),
+            "age": ("numeric", [20.0, None, 40.0, 30.0]),
         },
     )
     encoder = fit_encoders(dataset, np.arange(3)).user
-    learned = {*encoder.token_features, *encoder.numeric_features}
-    assert {feature.name for feature in learned} == {"country", "age"}
-    profiles = [dict(p.attributes) for _, p in profiles_of(dataset, history_length=5)]
-    assert profiles == [dict(one) for one in user_attributes(dataset, [0, 1, 2])]
-    assert profiles[0] == {"country": "NZ", "age": 20.0}
+    features = [*encoder.token_features, *encoder.numeric_features]
+    assert [feature.name for feature in features] == ["home", "country", "age"]
+    table = encoder.encode(entity_columns(dataset.users, dataset.schema.user_features), 4)
+    profiles = [profile.attributes for _, profile in profiles_of(dataset, history_length=5)]
+    assert profiles == user_attributes(dataset, range(4))
+    assert profiles[0] == {"home": "48.86,2.35", "country": "NZ", "age": 20.0}
+    assert profiles[3] == {"age": 30.0}
+    for row, profile in enumerate(profiles):
+        served = encoder.encode_one(profile)
+        np.testing.assert_array_equal(served.tokens[0], table.tokens[row])
+        np.testing.assert_array_equal(served.weights[0], table.weights[row])
+        np.testing.assert_array_equal(served.numeric[0], table.numeric[row])
+    assert (table.tokens[:, :2] > 0).sum(axis=1).tolist() == [2, 2, 1, 0]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tests.training.tiny import random_dataset, tiny_dataset
@@ -57,6 +59,12 @@ def test_attributes_come_by_name_without_the_missing_ones() -> None:
         {"age": 20.0},
         {"city": "Lyon", "age": 31.0, "likes": ("tea", "rain")},
     ]
+
+
+def test_coordinates_are_texts_of_no_more_digits_than_they_have() -> None:
+    homes = [(48.86, 2.35), (None, None), (math.nan, 3.0)]
+    dataset = tiny_dataset([0, 1, 2], [0, 0, 0], user_features={"home": ("geo", homes)})
+    assert user_attributes(dataset, [0, 1, 2]) == [{"home": "48.86,2.35"}, {}, {}]
 
 
 def test_nobody_has_no_attributes() -> None:

@@ -55,9 +55,14 @@ def test_a_user_without_events_has_an_empty_history() -> None:
     assert len(profile.seen) == 0
 
 
-def test_attributes_leave_out_what_is_missing_and_coordinates() -> None:
-    assert profiles()[0].attributes == {"city": "Linz", "age": 31.0, "hobbies": ("a", "b")}
-    assert profiles()[2].attributes == {"city": "Lyon"}
+def test_attributes_leave_out_what_is_missing() -> None:
+    assert profiles()[0].attributes == {
+        "city": "Linz",
+        "age": 31.0,
+        "hobbies": ("a", "b"),
+        "home": "48.3,14.3",
+    }
+    assert profiles()[2].attributes == {"city": "Lyon", "home": "0.0,0.0"}
 
 
 def test_only_the_given_rows_are_known() -> None:
