@@ -188,17 +188,17 @@ class _Watcher(tune.Callback):
         self._started = time.monotonic()
         self._ended, self._best = 0, None
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_end(self, **_: Any) -> None:
         self._tell()
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
         self._ended += 1
         score = (trial.last_result or {}).get(_SCORE)
         if score is not None and np.isfinite(score):
             self._best = score if self._best is None else self._better(self._best, score)
         self._tell()
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, **_: Any) -> None:
         self._ended += 1
         self._tell()
 
