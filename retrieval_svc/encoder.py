@@ -217,7 +217,7 @@ class UserEncoder:
 def _load(path: Path, *, mmap: bool = False) -> npt.NDArray[Any]:
     try:
         return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ArtifactCorrupt(f"{path.name} in {path.parent} is unreadable: {error}") from error
 
 

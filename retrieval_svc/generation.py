@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from retrieval_svc.brute_force import Floats
-from retrieval_svc.encoder import UserEncoder
-from retrieval_svc.index import load_index
 from retrieval_svc.item_table import ItemTable
 from retrieval_svc.rows import NO_ROWS, Keys, Rows, rows_of
-from retrieval_svc.slice_files import (
-    RetrievalMeta,
-    load_keys,
-    load_popularity,
-    load_vectors,
-    slice_folder,
-)
-from retrieval_svc.sources.base import Source, SourceQuery
-from retrieval_svc.sources.popular import PopularSource
-from retrieval_svc.sources.two_tower import Encoder, TwoTowerSource
+from retrieval_svc.slice_files import Fusion, RetrievalMeta, load_keys, load_vectors, slice_folder
+from retrieval_svc.source_data import SharedData, SourceData
+from retrieval_svc.sources import SOURCES, SliceView, Source, SourceQuery
 from shortlist.admin import LoadedVersion, TierStatus
 from shortlist.artifacts import Artifact
 from shortlist.errors import ArtifactRefused
@@ -61,38 +52,33 @@ class Generation:
     vectors: Floats  # float32 [n, dim], unit length
     items: ItemTable
     sources: Mapping[str, Source]
+    fusion: Mapping[str, Fusion]  # by source; one without an entry has the blend's defaults
 
     @classmethod
-    def open(
-        cls,
-        artifact: Artifact,
-        shard: int,
-        open_encoder: Callable[[Path], Encoder] = UserEncoder.open,
+    def open(cls, artifact: Artifact, shard: int) -> Generation:
+        """Load one slice of a verified artifact; raises what `open_folder` raises."""
+        return cls.open_folder(
+            artifact.path, RetrievalMeta.of(artifact), shard, version=artifact.version
+        )
+
+    @classmethod
+    def open_folder(
+        cls, path: Path, meta: RetrievalMeta, shard: int, *, version: str
     ) -> Generation:
-        """Load one slice of a verified artifact and ask each source once.
+        """Load one slice of a folder, which may not be published yet, and ask each source once.
 
         Raises:
             ArtifactCorrupt: files do not fit together.
             ArtifactRefused: NaN, vectors not of unit length, a source that cannot answer, no such
                 shard, an unknown source.
         """
-        meta = RetrievalMeta.of(artifact)
         if not 0 <= shard < meta.shards:
-            raise ArtifactRefused(f"{artifact.version} has {meta.shards} shards, no shard {shard}")
-        folder = slice_folder(artifact.path, shard)
+            raise ArtifactRefused(f"{version} has {meta.shards} shards, no shard {shard}")
+        folder = slice_folder(path, shard)
         keys = load_keys(folder / "keys.npy", meta, shard)
         vectors = load_vectors(folder / "vectors.npy", (len(keys), meta.dim))
-
-        def open_source(name: str) -> Source:
-            if name == TwoTowerSource.name:
-                encoder = open_encoder(artifact.path / "tower")
-                return TwoTowerSource(encoder, load_index(folder / "index", vectors))
-            if name == PopularSource.name:
-                return PopularSource(load_popularity(folder / "popularity.npy", len(keys)))
-            raise ArtifactRefused(f"{artifact.path}: its manifest names a source {name!r}")
-
         generation = cls(
-            version=artifact.version,
+            version=version,
             shard=shard,
             shards=meta.shards,
             items_total=meta.items_total,
@@ -100,7 +86,8 @@ class Generation:
             keys=keys,
             vectors=vectors,
             items=ItemTable.open(folder / "items.parquet", keys, meta.item_features),
-            sources={name: open_source(name) for name in meta.sources},
+            sources=_open_sources(path, folder, meta, keys, vectors),
+            fusion=meta.fusion,
         )
         generation._warm_up()
         return generation
@@ -166,7 +153,11 @@ class Generation:
         if name not in self.sources:
             raise LookupError(f"version {self.version} has no source {name!r}")
         rows, scores = self.sources[name].propose(question, k)
-        return SourceCandidates(source=name, keys=self.keys[rows], scores=scores)
+        found = SourceCandidates(source=name, keys=self.keys[rows], scores=scores)
+        if name not in self.fusion:
+            return found
+        weight, offset = self.fusion[name]
+        return replace(found, weight=weight, offset=offset)
 
     def _own_rows(self, keys: Keys) -> Rows:
         rows, known = rows_of(self.keys, keys)
@@ -177,7 +168,13 @@ class Generation:
         return int(np.count_nonzero(~known & (shard_of(keys, self.shards) == self.shard)))
 
     def _warm_up(self) -> None:
-        user = UserContext(user_key=0, history=History.empty(), time_ms=self.watermark_ms)
+        liked = self.keys[:1]  # one item, so that every source has something to work on
+        history = History(
+            keys=liked,
+            times_ms=np.full(len(liked), self.watermark_ms),
+            weights=np.ones(len(liked), np.float32),
+        )
+        user = UserContext(user_key=0, history=history, time_ms=self.watermark_ms)
         question = SourceQuery(user=user, exclude=NO_ROWS)
         for name in self.sources:
             try:
@@ -186,6 +183,29 @@ class Generation:
                 raise ArtifactRefused(
                     f"{self.version}, shard {self.shard}: source {name} cannot answer: {error}"
                 ) from error
+
+
+def _open_sources(
+    artifact: Path, folder: Path, meta: RetrievalMeta, keys: Keys, vectors: Floats
+) -> dict[str, Source]:
+    """The sources that the manifest names, each over what it stored; files it needs it checks."""
+    views: dict[str, SliceView] = {}
+    for name in meta.sources:
+        if name not in SOURCES:
+            raise ArtifactRefused(f"{artifact}: its manifest names a source {name!r}")
+        own, shared = folder / name, artifact / name
+        views[name] = SliceView(
+            source=name,
+            keys=keys,
+            vectors=vectors,
+            watermark_ms=meta.watermark_ms,
+            data=SourceData.load(own, len(keys)) if own.exists() else SourceData(),
+            shared=SharedData.load(shared) if shared.exists() else SharedData(),
+            slice_folder=folder,
+            artifact=artifact,
+            siblings=views,
+        )
+    return {name: SOURCES[name].open(view) for name, view in views.items()}
 
 
 def _failure(source: str, error: Exception) -> StageFailure:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from retrieval_svc.brute_force import BruteForceIndex, Floats, Hits, Index
+from retrieval_svc.rows import NO_ROWS, Rows, places_of
 from retrieval_svc.scann_index import ScannIndex, ScannUnavailable
 from retrieval_svc.scann_tuning import build_scann
 from shortlist.errors import ArtifactRefused
@@ -20,9 +22,12 @@ __all__ = [
     "IndexReport",
     "ScannIndex",
     "ScannUnavailable",
+    "SubsetIndex",
     "build_index",
+    "build_source_index",
     "check_vectors",
     "load_index",
+    "load_source_index",
 ]
 
 # A tree of a few leaves saves nothing, and ScaNN's training wants points enough for a codebook.
@@ -110,6 +115,43 @@ def load_index(folder: Path, vectors: Floats) -> Index:
     return ScannIndex.load(folder, vectors) if folder.exists() else BruteForceIndex(vectors)
 
 
+class SubsetIndex:
+    """An index of some rows of a slice, asked and answering in the row numbers of the slice."""
+
+    def __init__(self, inner: Index, rows: Rows) -> None:
+        self._inner = inner
+        self._rows = rows  # int64 [m], ascending; row j of `inner` is row rows[j] of the slice
+
+    @property
+    def kind(self) -> str:
+        return self._inner.kind
+
+    def search(self, query: Floats, k: int, exclude: Rows = NO_ROWS) -> Hits:
+        hits, scores = self._inner.search(query, k, places_of(self._rows, exclude))
+        return self._rows[hits], scores
+
+
+def build_source_index(vectors: Floats, folder: Path, **options: Any) -> IndexReport:
+    """`build_index` of the rows that are not zero: a zero row is an item that a source knows
+    nothing of. `options` are those of `build_index`; the report counts the rows indexed.
+    """
+    rows = _rows_with_content(vectors)
+    if rows is not None:
+        vectors = np.ascontiguousarray(vectors[rows])
+    return build_index(vectors, folder, **options)
+
+
+def load_source_index(folder: Path, vectors: Floats) -> Index:
+    """The index that `build_source_index` made of `vectors`; it never finds zero rows.
+
+    Raises `ArtifactCorrupt`, `ArtifactRefused` or `ScannUnavailable`.
+    """
+    rows = _rows_with_content(vectors)
+    if rows is None:
+        return load_index(folder, vectors)
+    return SubsetIndex(load_index(folder, np.ascontiguousarray(vectors[rows])), rows)
+
+
 def check_vectors(vectors: Floats, name: str) -> None:
     """Raise `ArtifactRefused`, naming the row, unless all rows are finite and none has length 0."""
     if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] == 0:
@@ -124,6 +166,12 @@ def check_vectors(vectors: Floats, name: str) -> None:
         raise ArtifactRefused(f"{name}: row {bad[0]} holds a NaN or Inf ({bad.size} such rows)")
     if (bad := np.flatnonzero(lengths == 0)).size:
         raise ArtifactRefused(f"{name}: row {bad[0]} is a zero vector ({bad.size} such rows)")
+
+
+def _rows_with_content(vectors: Floats) -> Rows | None:
+    """The rows that are not zero, ascending; None for all."""
+    some = vectors.any(axis=1)
+    return None if some.all() else np.flatnonzero(some)
 
 
 def _why_exact(items: int, exact_below: int, k: int) -> str:
@@ -148,13 +196,13 @@ def _exact_report(vectors: Floats, k: int, reason: str, started: float) -> Index
 
 
 def _mixtures(vectors: Floats, seed: int) -> Floats:
-    """float32 [q, dim] unit vectors, half of them items, half between two items.
+    """float32 [q, dim], half of them items, half between two items.
 
     A user with two tastes lies between clusters, where a tree has to search more leaves.
     """
     rng = np.random.default_rng(seed)
     first, second = vectors[rng.integers(len(vectors), size=(2, _QUERIES))]
     mixed = np.where(np.arange(_QUERIES)[:, None] % 2 == 0, first, first + second)
-    lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
+    lengths, least = (np.linalg.norm(one, axis=1, keepdims=True) for one in (mixed, first))
     # Opposite items cancel out.
-    return np.ascontiguousarray(np.where(lengths > 1e-3, mixed, first), np.float32)
+    return np.ascontiguousarray(np.where(lengths > 1e-3 * least, mixed, first), np.float32)

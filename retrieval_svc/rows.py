@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NO_ROWS", "Keys", "Rows", "kept", "rows_of"]
+__all__ = ["NO_ROWS", "Keys", "Rows", "kept", "places_of", "ranges", "rows_of"]
 
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
@@ -37,3 +37,17 @@ def kept(rows: Rows, exclude: Rows) -> npt.NDArray[np.bool_]:
         return np.ones(len(rows), np.bool_)
     places = np.minimum(np.searchsorted(exclude, rows), len(exclude) - 1)
     return exclude[places] != rows
+
+
+def places_of(rows: Rows, wanted: Rows) -> Rows:
+    """int64: where those of `wanted` that are among `rows` stand there. Both ascend strictly."""
+    if len(rows) == 0:
+        return NO_ROWS
+    places = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
+    return places[rows[places] == wanted]
+
+
+def ranges(first: Rows, sizes: Rows) -> Rows:
+    """int64 [sum of sizes]: `first[j]` and the numbers after it, `sizes[j]` of them, for each j."""
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(first - before, sizes) + np.arange(int(sizes.sum()))

@@ -37,7 +37,7 @@ _FORMAT = 1
 _ANISOTROPIC_THRESHOLD = 0.2
 _DIMENSIONS_PER_BLOCK = 2
 _TRAINING_SAMPLE = 100_000
-# bfloat16 keeps 8 bits: the dot product of two unit vectors is off by less than this.
+# bfloat16 keeps 8 bits: a dot product is off by less than this part of both lengths.
 _BFLOAT16_ERROR = 0.02
 _ALIGNMENT_HITS = 100
 
@@ -142,13 +142,15 @@ def train_searcher(vectors: Floats, k: int, threads: int) -> Any:
     """Partition `vectors` and quantise them, on one machine, with `threads` threads."""
     scann = _scann()
     leaves = leaves_for(len(vectors))
+    # The threshold is a length. Factors of rare items are short: 0.2 would be all of most of them.
+    typical = float(np.median(np.linalg.norm(vectors, axis=1)))
     return (
         scann.builder(vectors, k, "dot_product")
         .set_n_training_threads(threads)
         .tree(leaves, leaves, training_sample_size=_TRAINING_SAMPLE, quantize_centroids=True)
         .score_ah(
             _DIMENSIONS_PER_BLOCK,
-            anisotropic_quantization_threshold=_ANISOTROPIC_THRESHOLD,
+            anisotropic_quantization_threshold=_ANISOTROPIC_THRESHOLD * typical,
             training_sample_size=_TRAINING_SAMPLE,
         )
         .reorder(k, scann.scann_builder.ReorderType.BFLOAT16)
@@ -191,7 +193,9 @@ def _check_alignment(searcher: Any, vectors: Floats, settings: ScannSettings, fo
     """Rescoring would hide an index of other vectors of the same shape: compare some scores."""
     query = vectors[0]
     rows, scores = searcher.search(query, _ALIGNMENT_HITS, *settings.effort(_ALIGNMENT_HITS))
-    if np.abs(vectors[rows] @ query - scores).max(initial=0.0) > _BFLOAT16_ERROR:
+    found = vectors[rows]
+    slack = _BFLOAT16_ERROR * np.linalg.norm(query) * np.linalg.norm(found, axis=1)
+    if (np.abs(found @ query - scores) > slack).any():
         raise ArtifactCorrupt(f"{folder}: the index was made of other vectors than these")
 
 

@@ -56,10 +56,11 @@ class _Exam:
     @classmethod
     def of(cls, vectors: Floats, queries: Floats, k: int) -> _Exam:
         exact = BruteForceIndex(vectors)
-        borders = np.array([exact.search(query, k)[1][-1] for query in queries], np.float32)
+        last = [tuple(part[-1] for part in exact.search(query, k)) for query in queries]
+        rows, borders = map(np.array, zip(*last, strict=True))
         # Matrix products of different shapes differ in the last bits.
-        slack = np.float32(1e-6) * np.linalg.norm(queries, axis=1)
-        return cls(vectors=vectors, queries=queries, borders=borders - slack, k=k)
+        lengths = np.linalg.norm(queries, axis=1) * np.linalg.norm(vectors[rows], axis=1)
+        return cls(vectors=vectors, queries=queries, borders=borders - 1e-6 * lengths, k=k)
 
     def recall(self, searcher: Any, settings: ScannSettings) -> float:
         """Mean share of the true best k that ScaNN finds."""

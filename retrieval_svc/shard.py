@@ -6,13 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
-from retrieval_svc.encoder import UserEncoder
 from retrieval_svc.generation import Generation
 from retrieval_svc.rows import Keys
-from retrieval_svc.sources.two_tower import Encoder
 from retrieval_svc.versions import TIER, LoadedGenerations
 from shortlist.artifacts import ArtifactStore
 from shortlist.errors import BudgetExceeded
@@ -44,7 +41,6 @@ class LocalRetriever:
         version: str | None = None,
         *,
         threads: int = 2,
-        open_encoder: Callable[[Path], Encoder] = UserEncoder.open,
     ) -> LocalRetriever:
         """Load one shard of `version`, or of the current one.
 
@@ -52,7 +48,7 @@ class LocalRetriever:
         """
 
         def load(version: str | None) -> Generation:
-            return Generation.open(store.open(TIER, version), shard, open_encoder)
+            return Generation.open(store.open(TIER, version), shard)
 
         return cls(LoadedGenerations(load(version), load), threads=threads)
 

@@ -1,21 +1,23 @@
 """The files of one slice of a retrieval artifact, each checked while it is read.
 
-tower/                        the user tower
-shard-00000/keys.npy          uint64 [n], ascending
-shard-00000/vectors.npy       float32 [n, dim], unit length      all rows aligned with the keys
-shard-00000/popularity.npy    float32 [n]
-shard-00000/items.parquet     key, id, title, f_<feature> ...
-shard-00000/index/            only where the search is not exact
+tower/                          the user tower
+<source>/                       what every shard needs of a source: see source_data.py
+shard-00000/keys.npy            uint64 [n], ascending
+shard-00000/vectors.npy         float32 [n, dim], unit length, the two-tower's; rows as the keys
+shard-00000/items.parquet       key, id, title, f_<feature> ...
+shard-00000/<source>/           what a source knows of the slice's items: see source_data.py
+shard-00000/<source>/index/     only where the search is not exact
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from retrieval_svc.brute_force import Floats
 from retrieval_svc.index import check_vectors
@@ -24,9 +26,12 @@ from shortlist.artifacts import Artifact
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
 from shortlist.ids import shard_of
 
-__all__ = ["RetrievalMeta", "load_keys", "load_popularity", "load_vectors", "slice_folder"]
+__all__ = ["Fusion", "RetrievalMeta", "load_keys", "load_vectors", "slice_folder"]
 
 _UNIT_TOLERANCE = 1e-3
+
+Fusion = Annotated[list[Annotated[FiniteFloat, Field(ge=0)]], Field(min_length=2, max_length=2)]
+"""[weight, offset] of a source in the blend: rank r (0 = best) gives weight / (offset + 1 + r)."""
 
 
 class RetrievalMeta(BaseModel):
@@ -41,13 +46,20 @@ class RetrievalMeta(BaseModel):
     watermark_ms: int  # newest event that it was trained on
     item_features: dict[str, str]  # feature -> role, as the schema has them
     sources: list[str]
+    absent: dict[str, str] = {}  # source that was wanted -> why the version has none
+    fusion: dict[str, Fusion] = {}  # by source; one without an entry has the blend's defaults
 
     @staticmethod
     def of(artifact: Artifact) -> RetrievalMeta:
         """Raises `ArtifactRefused` naming the entry."""
-        manifest = artifact.path / "manifest.json"
+        return RetrievalMeta.read(artifact.manifest.meta, artifact.path)
+
+    @staticmethod
+    def read(entries: Mapping[str, Any], folder: Path) -> RetrievalMeta:
+        """From what is, or will be, the manifest's `meta` of `folder`. Raises `ArtifactRefused`."""
+        manifest = folder / "manifest.json"
         try:
-            meta = RetrievalMeta.model_validate(artifact.manifest.meta)
+            meta = RetrievalMeta.model_validate(entries)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, ("meta", *first["loc"])))
@@ -88,18 +100,10 @@ def load_vectors(path: Path, shape: tuple[int, int]) -> Floats:
     return vectors
 
 
-def load_popularity(path: Path, items: int) -> Floats:
-    """Raises `ArtifactRefused` unless all are finite."""
-    popularity = _load(path, np.dtype(np.float32), (items,))
-    if (bad := np.flatnonzero(~np.isfinite(popularity))).size:
-        raise ArtifactRefused(f"{path}: row {bad[0]} is NaN or Inf ({bad.size} such rows)")
-    return popularity
-
-
 def _load(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ArtifactCorrupt(f"{path}: {error}") from None
     if array.dtype != dtype or array.shape != shape:
         raise ArtifactCorrupt(

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval_svc.brute_force import Floats, Hits, best
-from retrieval_svc.rows import Keys, Rows, rows_of
+from retrieval_svc.rows import Keys, Rows, places_of, ranges, rows_of
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
 
 __all__ = ["PostingLists", "SharedData", "SourceData"]
@@ -44,7 +44,7 @@ class PostingLists:
 
     terms: Keys  # uint64 [t], strictly ascending
     starts: npt.NDArray[np.int64]  # int64 [t + 1]
-    rows: npt.NDArray[np.int32]  # int32 [p], rows of the slice, no row twice in a list
+    rows: npt.NDArray[np.int32]  # int32 [p], rows of the slice, ascending in each list
     weights: Floats  # float32 [p], finite
 
     @staticmethod
@@ -59,34 +59,27 @@ class PostingLists:
             weights=weights[order].astype(np.float32, copy=False),
         )
 
-    def add_up(self, terms: Keys, strengths: Floats) -> Hits:
-        """Every row on a list of `terms`, unordered, with the sum of strength times weight.
+    def add_up(self, terms: Keys, strengths: npt.NDArray[np.floating[Any]]) -> Hits:
+        """Every row on a list of `terms`, with the sum of strength times weight.
 
-        `terms` are unique, uint64 [q]; those without a list are left out. Returns rows int64 [m],
-        ascending, and float32 [m].
+        `terms` are unique, uint64 [q], in the same order on every shard; those without a list are
+        left out. Returns rows int64 [m], ascending, and float32 [m].
         """
-        places, known = rows_of(self.terms, terms)
-        places, strengths = places[known], strengths[known]
-        first, sizes = self.starts[places], self.starts[places + 1] - self.starts[places]
-        # Postings of all lists side by side: the start of each list, and steps of one inside it.
-        steps = np.ones(int(sizes.sum()), np.int64)
-        if not len(steps):
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        filled = sizes > 0
-        first, sizes, strengths = first[filled], sizes[filled], strengths[filled]
-        steps[0] = first[0]
-        steps[np.cumsum(sizes)[:-1]] = first[1:] - (first[:-1] + sizes[:-1] - 1)
-        postings = np.cumsum(steps)
-        amounts = self.weights[postings] * np.repeat(strengths, sizes)
-        rows, inverse = np.unique(self.rows[postings], return_inverse=True)
-        sums = np.bincount(inverse, weights=amounts)
-        return rows.astype(np.int64), sums.astype(np.float32)
+        lists, known = rows_of(self.terms, terms)
+        first = self.starts[lists[known]]
+        sizes = self.starts[lists[known] + 1] - first
+        postings = ranges(first, sizes)
+        amounts = self.weights[postings] * np.repeat(strengths[known], sizes)
+        return _sums_by_row(self.rows[postings], amounts)
 
-    def best(self, terms: Keys, strengths: Floats, k: int, exclude: Rows) -> Hits:
+    def best(
+        self, terms: Keys, strengths: npt.NDArray[np.floating[Any]], k: int, exclude: Rows
+    ) -> Hits:
         """The `k` rows with the largest sums, without those of `exclude` (ascending)."""
         rows, sums = self.add_up(terms, strengths)
-        open_rows = ~np.isin(rows, exclude, assume_unique=True)
-        rows, sums = rows[open_rows], sums[open_rows]
+        closed = places_of(rows, exclude)
+        if len(closed):
+            rows, sums = np.delete(rows, closed), np.delete(sums, closed)
         top = best(sums, min(k, len(sums)))
         return rows[top], sums[top]
 
@@ -186,16 +179,28 @@ class SharedData:
         return SharedData(arrays=arrays, settings=settings)
 
 
+def _sums_by_row(rows: npt.NDArray[np.int32], amounts: npt.NDArray[Any]) -> Hits:
+    """Unique rows, ascending, and the sum of each one's amounts, added in the order given."""
+    if not len(rows):
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+    # Row and place in one number: sorting numbers is much faster than sorting by rows.
+    packed = np.sort((rows.astype(np.int64) << 32) | np.arange(len(rows)))
+    ordered, places = packed >> 32, packed & 0xFFFFFFFF
+    starts = np.append(True, ordered[1:] != ordered[:-1])
+    sums = np.bincount(np.cumsum(starts) - 1, weights=amounts[places])
+    return ordered[starts], sums.astype(np.float32)
+
+
 def _column(folder: Path, name: str, n: int) -> Array:
     column = _load(folder / f"{name}.npy")
-    if len(column) != n:
-        raise ArtifactCorrupt(f"{folder.name}/{name}.npy has {len(column)} rows, not {n}")
+    if column.ndim == 0 or len(column) != n:
+        raise ArtifactCorrupt(f"{folder / name}.npy has shape {column.shape}, not {n} rows")
     return column
 
 
 def _lists(folder: Path, name: str, n: int) -> PostingLists:
     parts = {part: _load(folder / f"{name}.{part}.npy") for part in _PARTS}
-    where = f"{folder.name}/{name}"
+    where = folder / name
     for part, dtype in _PARTS.items():
         if parts[part].dtype != dtype or parts[part].ndim != 1:
             raise ArtifactCorrupt(f"{where}.{part}.npy is {parts[part].dtype}, not {dtype}")
@@ -207,16 +212,23 @@ def _lists(folder: Path, name: str, n: int) -> PostingLists:
         and bool((np.diff(starts) >= 0).all())
         and bool((terms[1:] > terms[:-1]).all())
         and (not len(rows) or (rows.min() >= 0 and rows.max() < n))
+        and _ascend_in_lists(rows, starts)
     )
     if not fits:
         raise ArtifactCorrupt(f"{where}: its posting lists do not fit together")
     return PostingLists(**parts)
 
 
+def _ascend_in_lists(rows: npt.NDArray[np.int32], starts: npt.NDArray[np.int64]) -> bool:
+    """Whether each list's rows ascend strictly: then none is there twice."""
+    falls = np.flatnonzero(rows[1:] <= rows[:-1]) + 1
+    return bool(np.isin(falls, starts).all())
+
+
 def _load(path: Path, *, mmap: bool = False) -> Array:
     try:
         array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ArtifactCorrupt(f"{path} is unreadable: {error}") from error
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ArtifactRefused(f"{path} holds NaN or Inf")

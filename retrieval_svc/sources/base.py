@@ -1,15 +1,25 @@
-"""What a candidate source is."""
+"""What a candidate source is, and what it is opened with."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from math import isfinite
+from pathlib import Path
+from typing import Any, Protocol, Self
 
-from retrieval_svc.brute_force import Hits
-from retrieval_svc.rows import Rows
+import numpy as np
+import numpy.typing as npt
+
+from retrieval_svc.brute_force import Floats, Hits
+from retrieval_svc.rows import Keys, Rows
+from retrieval_svc.source_data import PostingLists, SharedData, SourceData
+from shortlist.errors import ArtifactCorrupt
 from shortlist.tiers import UserContext
 
-__all__ = ["Source", "SourceQuery"]
+__all__ = ["NO_HITS", "SliceView", "Source", "SourceQuery"]
+
+NO_HITS: Hits = (np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +36,103 @@ class Source(Protocol):
     @property
     def name(self) -> str: ...
 
+    @classmethod
+    def open(cls, view: SliceView) -> Self:
+        """Raises `ArtifactCorrupt` or `ArtifactRefused`, naming the file."""
+        ...
+
     def propose(self, query: SourceQuery, k: int) -> Hits:
         """The source's best `k` rows that are not excluded, best first, with finite scores.
 
-        Scores of one source may be compared across shards. Called from several threads at once.
-        May raise anything: the other sources then answer without this one.
+        None when the source has nothing to say to this user. Scores of one source may be compared
+        across shards, and an item's score does not depend on how the items are divided. Called from
+        several threads at once. May raise anything: the other sources then answer without this one.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceView:
+    """What one source may see of one slice of an artifact.
+
+    The accessors check what they hand out, and raise `ArtifactCorrupt` naming the file.
+    """
+
+    source: str
+    keys: Keys  # uint64 [n], ascending
+    vectors: Floats  # float32 [n, dim], unit length: the two-tower's
+    watermark_ms: int  # newest event that the version was trained on
+    data: SourceData
+    shared: SharedData
+    slice_folder: Path
+    artifact: Path
+    siblings: Mapping[str, SliceView]  # the views of all sources of this slice
+
+    @property
+    def index_folder(self) -> Path:
+        return self.slice_folder / self.source / "index"
+
+    def sibling(self, name: str) -> SliceView | None:
+        """What another source sees; None where the version does not have it."""
+        return self.siblings.get(name)
+
+    def column(self, name: str, dtype: type[np.generic], dimensions: int = 1) -> npt.NDArray[Any]:
+        """[n] or [n, d]."""
+        path = self.slice_folder / self.source / f"{name}.npy"
+        return _checked(self.data.columns.get(name), path, dtype, dimensions)
+
+    def lists(self, name: str) -> PostingLists:
+        if name not in self.data.lists:
+            raise ArtifactCorrupt(f"{self.slice_folder / self.source / name}.terms.npy: missing")
+        return self.data.lists[name]
+
+    def array(self, name: str, dtype: type[np.generic], dimensions: int = 1) -> npt.NDArray[Any]:
+        """An array that all shards share."""
+        return _checked(self.shared.arrays.get(name), self.shared_path(name), dtype, dimensions)
+
+    def shared_keys(self) -> Keys:
+        """uint64 [N], ascending: the items, of all shards, that the other shared arrays tell of."""
+        keys = self.array("keys", np.uint64)
+        if not (keys[1:] > keys[:-1]).all():
+            raise ArtifactCorrupt(f"{self.shared_path('keys')}: does not ascend")
+        return keys
+
+    def number(self, name: str) -> float:
+        value = self.optional_number(name)
+        if value is None:
+            raise ArtifactCorrupt(f"{self._settings_path}: has no {name!r}")
+        return value
+
+    def optional_number(self, name: str) -> float | None:
+        value = self.shared.settings.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise ArtifactCorrupt(f"{self._settings_path}: {name} is {value!r}, not a number")
+        return float(value)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        values = self.shared.settings.get(name)
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise ArtifactCorrupt(f"{self._settings_path}: {name} is {values!r}, not a list")
+        return tuple(values)
+
+    def shared_path(self, name: str) -> Path:
+        return self.artifact / self.source / f"{name}.npy"
+
+    @property
+    def _settings_path(self) -> Path:
+        return self.artifact / self.source / "settings.json"
+
+
+def _checked(
+    array: npt.NDArray[Any] | None, path: Path, dtype: type[np.generic], dimensions: int
+) -> npt.NDArray[Any]:
+    if array is None:
+        raise ArtifactCorrupt(f"{path}: missing")
+    if array.dtype != dtype or array.ndim != dimensions:
+        raise ArtifactCorrupt(
+            f"{path}: holds {array.dtype} {array.shape} instead of {np.dtype(dtype)} "
+            f"of {dimensions} dimensions"
+        )
+    return array

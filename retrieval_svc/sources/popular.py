@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 
-from retrieval_svc.brute_force import Floats, Hits
-from retrieval_svc.rows import kept
-from retrieval_svc.sources.base import SourceQuery
+from retrieval_svc.brute_force import Hits
+from retrieval_svc.sources.base import SliceView, SourceQuery
+from retrieval_svc.sources.chart import Chart
 
 __all__ = ["PopularSource"]
 
 
 class PopularSource:
-    """Scores are popularities; the order is made once, when the version is opened."""
+    """Scores are rates of the whole catalogue, smoothed and decayed; every item has one."""
 
     name = "popular"
 
-    def __init__(self, popularity: Floats) -> None:
-        self._order = np.argsort(-popularity, kind="stable")  # int64 [n], most popular first
-        self._scores = popularity[self._order]
+    def __init__(self, chart: Chart) -> None:
+        self._chart = chart
+
+    @classmethod
+    def open(cls, view: SliceView) -> Self:
+        return cls(Chart(view.column("score", np.float32)))
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
-        rows = self._order[: k + len(query.exclude)]
-        places = np.flatnonzero(kept(rows, query.exclude))[:k]
-        return rows[places], self._scores[places]
+        return self._chart.best(k, query.exclude)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Self
 
-from retrieval_svc.brute_force import Floats, Hits, Index
-from retrieval_svc.sources.base import SourceQuery
-from shortlist.tiers import UserContext
+from retrieval_svc.brute_force import Hits, Index
+from retrieval_svc.encoder import UserEncoder
+from retrieval_svc.index import load_index
+from retrieval_svc.sources.base import SliceView, SourceQuery
 
-__all__ = ["Encoder", "TwoTowerSource"]
-
-
-class Encoder(Protocol):
-    """A user tower."""
-
-    def encode(self, user: UserContext) -> Floats:
-        """float32 [dim], unit length; an empty history is a user like any other."""
-        ...
+__all__ = ["TwoTowerSource"]
 
 
 class TwoTowerSource:
@@ -24,9 +17,14 @@ class TwoTowerSource:
 
     name = "two_tower"
 
-    def __init__(self, encoder: Encoder, index: Index) -> None:
+    def __init__(self, encoder: UserEncoder, index: Index) -> None:
         self._encoder = encoder
         self._index = index
+
+    @classmethod
+    def open(cls, view: SliceView) -> Self:
+        encoder = UserEncoder.open(view.artifact / "tower")
+        return cls(encoder, load_index(view.index_folder, view.vectors))
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
         return self._index.search(self._encoder.encode(query.user), k, query.exclude)

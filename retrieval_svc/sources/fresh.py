@@ -1,0 +1,58 @@
+"""What has come in lately, the user's kind of things first."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval_svc.brute_force import Floats, Hits, best
+from retrieval_svc.rows import Rows, kept
+from retrieval_svc.sources.base import SliceView, SourceQuery
+from retrieval_svc.sources.chart import Chart
+from retrieval_svc.sources.content import ContentTaste, content_vectors
+
+__all__ = ["FreshSource"]
+
+
+class FreshSource:
+    """Scores are recency, 0 to 1, plus the cosine of content and taste where both are known."""
+
+    name = "fresh"
+
+    def __init__(
+        self, rows: Rows, recency: Floats, taste: ContentTaste | None, contents: Floats
+    ) -> None:
+        self._rows = rows  # int64 [m], ascending: the new items
+        self._recency = recency  # float32 [m]
+        self._taste = taste
+        self._contents = contents  # float32 [m, d]; d = 0 without a taste
+        self._newest_first = Chart(recency, rows)
+
+    @classmethod
+    def open(cls, view: SliceView) -> Self:
+        first_ms = view.column("first_ms", np.int64)
+        after_ms = view.number("after_ms")
+        rows = np.flatnonzero((first_ms > 0) & (first_ms >= after_ms))
+        recency = _recency(first_ms[rows], after_ms, view.watermark_ms)
+        content = view.sibling("content")
+        if content is None:
+            return cls(rows, recency, None, np.empty((len(rows), 0), np.float32))
+        taste = ContentTaste.open(content)
+        return cls(rows, recency, taste, content_vectors(content, taste.dim)[rows])
+
+    def propose(self, query: SourceQuery, k: int) -> Hits:
+        taste = self._taste.of(query.user.history) if self._taste else None
+        if taste is None:
+            return self._newest_first.best(k, query.exclude)
+        allowed = np.flatnonzero(kept(self._rows, query.exclude))
+        scores = (self._contents @ taste + self._recency)[allowed]
+        top = best(scores, min(k, len(scores)))
+        return self._rows[allowed[top]], scores[top]
+
+
+def _recency(first_ms: npt.NDArray[np.int64], after_ms: float, watermark_ms: int) -> Floats:
+    """From 0 at `after_ms` to 1 at the watermark; what is dated later is no newer than new."""
+    span = max(watermark_ms - after_ms, 1.0)
+    return np.clip((first_ms - after_ms) / span, 0, 1).astype(np.float32)
