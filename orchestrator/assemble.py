@@ -16,14 +16,15 @@ from orchestrator.filters import (
     SeenItemsFilter,
     ShownItemsFilter,
 )
+from orchestrator.models import RankerModels
 from orchestrator.opening import RequestOpener
 from orchestrator.pipeline import Pipeline, Recommender
 from orchestrator.profile import ReadProfile
 from orchestrator.rail import PopularRail
 from orchestrator.rank import Rank
 from orchestrator.replicas import Replicas
-from orchestrator.respond import Respond, RespondRanking
-from orchestrator.retrieve import Retrieve
+from orchestrator.respond import Respond, RespondRanking, RespondSimilar
+from orchestrator.retrieve import ItemKnown, Retrieve
 from orchestrator.slate import Slate
 from orchestrator.versions import IndexVersionTracker
 from shortlist.config import Config
@@ -57,13 +58,16 @@ def assemble(
     fanout = ShardFanout(groups, versions)
     rail = PopularRail(fanout)
     filters: list[Filter] = [SeenItemsFilter(), ExcludedItemsFilter(), ShownItemsFilter()]
+    models = RankerModels(scorers)
+    retrieve = Retrieve(fanout, rail, filters)
+    blend = Blend(config.retrieval.candidates, config.retrieval.guaranteed)
     describe = Describe(fanout, config.slate.pool)
 
     pages = Pipeline(
         [
             ReadProfile(profiles, config.serving.history_length),
-            Retrieve(fanout, rail, filters),
-            Blend(config.retrieval.candidates, config.retrieval.guaranteed),
+            retrieve,
+            blend,
             Filters(filters),
             Rank(scorers),
             describe,
@@ -80,6 +84,19 @@ def assemble(
         ]
     )
 
+    similar = Pipeline(
+        [
+            ReadProfile(profiles, config.serving.history_length),
+            retrieve,
+            ItemKnown(),
+            blend,
+            Filters(filters),
+            describe,
+            Slate(describe),
+            RespondSimilar(),
+        ]
+    )
+
     async def close() -> None:
         await asyncio.gather(fanout.close(), *(ranker.close() for ranker in rankers))
         await profiles.close()
@@ -87,9 +104,11 @@ def assemble(
     return Recommender(
         pages=pages,
         rankings=rankings,
+        similar=similar,
         serving=config.serving,
-        opener=RequestOpener(config, events or {}, versions, rail, clock),
+        opener=RequestOpener(config, events or {}, versions, rail, models, clock),
         versions=versions,
         rail=rail,
+        models=models,
         close=close,
     )

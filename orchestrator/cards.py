@@ -8,6 +8,7 @@ import numpy as np
 
 from orchestrator.fanout import DescribedItems, ShardFanout, join_cards
 from orchestrator.filters import contains
+from orchestrator.minimums import with_enough_of
 from orchestrator.stages import Counts, Draft
 from shortlist.errors import TierUnavailable
 from shortlist.page import Degradation, DegradationReason, Versions
@@ -21,7 +22,8 @@ class CardsLost(TierUnavailable):
 
 
 class Describe:
-    """Fetches the cards of the best `pool` candidates; the slate asks for more if need be."""
+    """Fetches the cards of the best `pool` candidates and of those that the page's minimums need;
+    the slate asks for more if need be."""
 
     name = "describe"
 
@@ -30,7 +32,9 @@ class Describe:
         self._pool = pool
 
     async def run(self, draft: Draft) -> tuple[Draft, Counts]:
-        draft = await self.more(draft)
+        head = max(self._pool, draft.ask.page_size)
+        draft, until = with_enough_of(replace(draft, head=head))
+        draft = await self._describe(draft, until)
         return draft, Counts(
             items_in=draft.described,
             items_out=len(draft.cards.keys) if draft.cards else 0,
@@ -39,12 +43,13 @@ class Describe:
 
     async def more(self, draft: Draft) -> Draft:
         """Cards of twice as many candidates as before. Raises `CardsLost` when there are none."""
+        return await self._describe(draft, 2 * draft.described)
+
+    async def _describe(self, draft: Draft, until: int) -> Draft:
         if draft.fallback and draft.cards is not None:
             cards = join_cards(draft.candidates.keys, [draft.cards])
             return replace(draft, cards=cards, described=len(draft.candidates))
-        until = min(
-            len(draft.candidates), max(2 * draft.described, self._pool, draft.ask.page_size)
-        )
+        until = min(len(draft.candidates), until)
         keys = draft.candidates.keys[draft.described : until]
         if not len(keys):
             return draft

@@ -12,20 +12,32 @@ from hashlib import blake2b
 import numpy as np
 
 from orchestrator.budget import Budgets
+from orchestrator.models import RankerModels
 from orchestrator.rail import PopularRail
-from orchestrator.stages import Ask, Person
+from orchestrator.stages import BLEND_ORDER, Ask, Person
 from orchestrator.tokens import BadToken, Listing, PageToken
-from orchestrator.validation import DAY_MS, Limits, check_page_request, check_rank_request
+from orchestrator.validation import (
+    DAY_MS,
+    Limits,
+    check_page_request,
+    check_rank_request,
+    check_similar_request,
+    configuration_violations,
+)
 from orchestrator.versions import IndexVersionTracker
 from shortlist import telemetry
 from shortlist.config import Config
-from shortlist.errors import InvalidField, InvalidRequest
+from shortlist.errors import InvalidField, InvalidRequest, NotImplementedYet
 from shortlist.ids import keys_of
-from shortlist.page import PageRequest, RankRequest, RecentEvent
+from shortlist.page import PageRequest, RankRequest, RecentEvent, SimilarRequest
 from shortlist.schema import EventType
 from shortlist.tiers import History
 
 __all__ = ["RequestOpener", "fingerprint", "new_request_id", "recent_history"]
+
+_SIMILAR_SOURCES = ("cooccurrence", "content", "mf", "two_tower")  # those that start from items
+_SIMILAR_PER_PLACE = 5  # candidates of each source: sources that agree do so beyond the first ones
+_LEAST_SIMILAR = 100
 
 
 class RequestOpener:
@@ -37,43 +49,54 @@ class RequestOpener:
         events: Mapping[str, EventType],
         versions: IndexVersionTracker,
         rail: PopularRail,
+        models: RankerModels,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._events = events
         self._versions = versions
         self._rail = rail
+        self._models = models
         self._clock = clock
 
     def check_configuration(self) -> None:
-        """Raises `InvalidRequest` for configured caps that no item has a value for, as far as the
-        items are known."""
-        known = self._rail.group_features
-        if known is None:
-            return
-        if unknown := self._config.slate.caps.keys() - known:
-            text = f"items have no such group; known: {', '.join(sorted(known)) or 'none'}"
-            raise InvalidRequest([(f"slate.caps.{feature}", text) for feature in sorted(unknown)])
+        """Raises `InvalidRequest` for configured names that nothing has, as far as the items, the
+        sources and the rankers are known: caps, minimums, arms."""
+        violations = configuration_violations(
+            self._config,
+            cap_features=self._rail.group_features,
+            sources=frozenset(self._offered_sources("")),
+            rankers=self._models.offered,
+        )
+        if found := list(violations):
+            raise InvalidRequest(found)
 
     def open_page(self, request: PageRequest, budgets: Budgets) -> Ask:
         """Raises `InvalidRequest` with every violation, `NotImplementedYet`."""
         now_ms = self._now_ms()
         check_page_request(request, self._limits(now_ms))
         parameters = fingerprint(request)
+        listing = self._listing(request, parameters, now_ms)
+        person = self._person(request, now_ms)
+        excluded = np.unique(keys_of(request.exclude_item_ids))
         return Ask(
             request_id=request.request_id or new_request_id(),
-            person=self._person(request, now_ms),
+            person=person,
             budgets=budgets,
-            listing=self._listing(request, parameters, now_ms),
+            listing=listing,
             index=self._versions.current,
-            quotas=self._quotas(request),
-            excluded=np.unique(keys_of(request.exclude_item_ids)),
+            quotas=self._quotas(request, listing.retrieval_version),
+            named=np.unique(np.concatenate([excluded, person.recent.keys])),
+            excluded=excluded,
             exclude_seen=request.exclude_seen,
             page_size=request.page_size or self._config.slate.page_size,
             diversity=(
                 self._config.slate.diversity if request.diversity is None else request.diversity
             ),
             caps={**self._config.slate.caps, **request.caps},
+            minimums=self._config.slate.minimums,
+            arm=request.arm,
+            ranker=self._ranker(request.arm),
             return_attributes=request.return_attributes,
             min_coverage=request.min_coverage,
             fingerprint=parameters,
@@ -91,19 +114,46 @@ class RequestOpener:
             index=self._versions.current,
             item_ids=request.item_ids,
             item_keys=keys_of(request.item_ids),
+            arm=request.arm,
+            ranker=self._ranker(request.arm),
+        )
+
+    def open_similar(self, request: SimilarRequest, budgets: Budgets) -> Ask:
+        """An ask of somebody whose whole history is the item.
+
+        Raises `InvalidRequest` with every violation, and `NotImplementedYet` where no source of
+        similar items is on.
+        """
+        now_ms = self._now_ms()
+        check_similar_request(request)
+        as_of_ms = self._as_of(now_ms)
+        seed = RecentEvent(item_id=request.item_id, time_ms=as_of_ms)
+        history = recent_history((seed,), {}, as_of_ms)
+        page_size = request.page_size or self._config.slate.page_size
+        return Ask(
+            request_id=request.request_id or new_request_id(),
+            person=Person(user_id="", recent=history, attributes={}, context={}, time_ms=as_of_ms),
+            budgets=budgets,
+            listing=Listing(as_of_ms=as_of_ms),
+            index=self._versions.current,
+            item_ids=(request.item_id,),
+            quotas=self._similar_quotas(page_size),
+            named=history.keys,
+            excluded=np.unique(keys_of(request.exclude_item_ids)),
+            page_size=page_size,
+            return_attributes=request.return_attributes,
         )
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
     def _limits(self, now_ms: int) -> Limits:
-        index = self._versions.current
-        offered = frozenset(index.sources) if index else frozenset()
         return Limits(
             now_ms=now_ms,
             events=self._events,
-            sources=offered | self._config.retrieval.quotas.keys(),
+            sources=frozenset(self._offered_sources("")),
             cap_features=self._rail.group_features,
+            arms=frozenset(self._config.ranking.arms),
         )
 
     def _person(self, request: PageRequest | RankRequest, now_ms: int) -> Person:
@@ -137,13 +187,42 @@ class RequestOpener:
             return time_ms
         return min(time_ms, index.watermark_ms + int(days * DAY_MS))
 
-    def _quotas(self, request: PageRequest) -> dict[str, int]:
-        configured = self._config.retrieval.quotas
-        asked = request.sources or tuple(configured)
-        most = self._config.retrieval.candidates
+    def _offered_sources(self, version: str) -> tuple[str, ...]:
+        """What the index version offers ("" = the current one); all there are while no shard was
+        reached."""
+        index = self._versions.find(version) or self._versions.current
+        return index.sources if index else tuple(self._config.retrieval.quotas)
+
+    def _quotas(self, request: PageRequest, version: str) -> dict[str, int]:
+        """A source that the configuration turns off is asked when the request names it."""
+        retrieval = self._config.retrieval
+        offered = self._offered_sources(version)
+        configured = {s: quota for s, quota in retrieval.asked.items() if s in offered}
+        asked = request.sources or dict.fromkeys((*configured, *request.quotas))
         return {
-            source: request.quotas.get(source, configured.get(source, most)) for source in asked
+            source: request.quotas.get(source, configured.get(source, retrieval.candidates))
+            for source in asked
         }
+
+    def _similar_quotas(self, page_size: int) -> dict[str, int]:
+        offered = self._offered_sources("")
+        quota = max(_LEAST_SIMILAR, _SIMILAR_PER_PLACE * page_size)
+        asked = self._config.retrieval.asked.keys() & offered
+        quotas = {source: quota for source in _SIMILAR_SOURCES if source in asked}
+        if not quotas:
+            raise NotImplementedYet(
+                f"no source of similar items is on; they are {', '.join(_SIMILAR_SOURCES)}"
+            )
+        return quotas
+
+    def _ranker(self, arm: str) -> str:
+        """An arm's ranker is named even if it has gone: a page of another one would spoil the
+        experiment. The default one is only named where it is offered."""
+        ranking, offered = self._config.ranking, self._models.offered
+        if arm:
+            return ranking.arms[arm].ranker
+        known = ranking.default == BLEND_ORDER or (offered and ranking.default in offered)
+        return ranking.default if known else ""
 
 
 def new_request_id() -> str:
@@ -191,6 +270,7 @@ def fingerprint(request: PageRequest) -> int:
         sorted(request.quotas.items()),
         request.filter,
         request.time_ms,
+        request.arm,
     ]
     digest = blake2b(json.dumps(parameters).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")

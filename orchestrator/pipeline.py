@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from orchestrator.budget import Budgets, Deadline
 from orchestrator.cards import CardsLost
+from orchestrator.models import RankerModels
 from orchestrator.opening import RequestOpener
 from orchestrator.profile import anonymous
 from orchestrator.rail import PopularRail
@@ -21,13 +22,22 @@ from orchestrator.validation import check_batch
 from orchestrator.versions import IndexVersionTracker, ServedIndex
 from shortlist.config import ServingConfig
 from shortlist.errors import ShortlistError
-from shortlist.page import Page, PageRequest, Ranking, RankRequest, StageTrace, Trace
+from shortlist.page import (
+    Page,
+    PageRequest,
+    Ranking,
+    RankRequest,
+    SimilarItems,
+    SimilarRequest,
+    StageTrace,
+    Trace,
+)
 
 __all__ = ["Pipeline", "Recommender"]
 
 _log = logging.getLogger(__name__)
 
-A = TypeVar("A", Page, Ranking)
+A = TypeVar("A", Page, Ranking, SimilarItems)
 
 _BATCH_CONCURRENCY = 16
 _REFRESH_S = 2.0  # how soon an activated index version is noticed
@@ -68,18 +78,22 @@ class Recommender:
         *,
         pages: Pipeline,
         rankings: Pipeline,
+        similar: Pipeline,
         serving: ServingConfig,
         opener: RequestOpener,
         versions: IndexVersionTracker,
         rail: PopularRail,
+        models: RankerModels,
         close: Callable[[], Awaitable[None]],
     ) -> None:
         self._pages = pages
         self._rankings = rankings
+        self._similar = similar
         self._serving = serving
         self._opener = opener
         self._versions = versions
         self._rail = rail
+        self._models = models
         self._close = close
         self._refresher: asyncio.Task[None] | None = None
 
@@ -129,12 +143,23 @@ class Recommender:
         """
         budgets = Budgets.of(self._serving, deadline_ms)
         await self._versions.known(budgets.retrieval())
-        draft = _begin(self._opener.open_page(request, budgets))
-        try:
-            draft, trace = await self._pages.run(draft)
-        except CardsLost:  # all shards went away in mid-request: as if they had been away before
-            draft, trace = await self._pages.run(replace(draft, fallback=True))
+        ask = self._opener.open_page(request, budgets)
+        draft, trace = await _run_or_fall_back(self._pages, ask)
         return _traced(draft.answer, Page, trace if request.trace else None)
+
+    async def similar(
+        self, request: SimilarRequest, *, deadline_ms: float | None = None
+    ) -> SimilarItems:
+        """Items like one item, for nobody in particular.
+
+        Raises `InvalidRequest`, `ItemNotFound`, `NotImplementedYet` (no source of similar items is
+        on), `TierUnavailable`, `BudgetExceeded`.
+        """
+        budgets = Budgets.of(self._serving, deadline_ms)
+        await self._versions.known(budgets.retrieval())
+        ask = self._opener.open_similar(request, budgets)
+        draft, trace = await _run_or_fall_back(self._similar, ask)
+        return _traced(draft.answer, SimilarItems, trace if request.trace else None)
 
     async def recommend_batch(
         self, requests: Sequence[PageRequest], *, deadline_ms: float | None = None
@@ -184,7 +209,9 @@ class Recommender:
                 _log.exception("the background refresh failed; it goes on")
 
     async def _refresh(self) -> None:
-        index = await self._versions.refresh(Deadline.after(1000 * _REFRESH_S))
+        index, _ = await asyncio.gather(
+            self._versions.refresh(Deadline.after(1000 * _REFRESH_S)), self._models.refresh()
+        )
         if index is not None and self._rail.is_stale(index.version, _RAIL_S):
             await self._rail.refresh()
 
@@ -193,7 +220,15 @@ def _begin(ask: Ask) -> Draft:
     return Draft(ask=ask, user=anonymous(ask.person, ask.listing.as_of_ms))
 
 
-def _traced(answer: Page | Ranking | None, kind: type[A], trace: Trace | None) -> A:
+async def _run_or_fall_back(pipeline: Pipeline, ask: Ask) -> tuple[Draft, Trace]:
+    draft = _begin(ask)
+    try:
+        return await pipeline.run(draft)
+    except CardsLost:  # all shards went away in mid-request: as if they had been away before
+        return await pipeline.run(replace(draft, fallback=True))
+
+
+def _traced(answer: Page | Ranking | SimilarItems | None, kind: type[A], trace: Trace | None) -> A:
     if not isinstance(answer, kind):
         raise TypeError(f"the last stage left {answer!r} instead of a {kind.__name__}")
     return replace(answer, trace=trace)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from orchestrator.replicas import Replicas
-from orchestrator.stages import Counts, Draft
+from orchestrator.stages import BLEND_ORDER, Counts, Draft
 from shortlist.errors import ShortlistError, TierUnavailable, VersionNotServed
 from shortlist.page import Degradation, DegradationReason
 from shortlist.tiers import Ranker, ScoreQuery, Scores
@@ -19,7 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 class Rank:
-    """Asks one ranker for a score of every candidate, best first afterwards."""
+    """Asks one ranker for a score of every candidate, best first afterwards.
+
+    An arm may want no ranker: then the order stays, and that is no degradation.
+    """
 
     name = "rank"
 
@@ -28,6 +31,10 @@ class Rank:
 
     async def run(self, draft: Draft) -> tuple[Draft, Counts]:
         counts = Counts(items_in=len(draft.candidates), items_out=len(draft.candidates))
+        draft = replace(draft, versions=replace(draft.versions, arm=draft.ask.arm))
+        if draft.ask.ranker == BLEND_ORDER:
+            versions = replace(draft.versions, ranker=BLEND_ORDER)
+            return replace(draft, versions=versions), counts
         if not len(draft.candidates):
             return draft, counts
         try:
@@ -49,6 +56,7 @@ class Rank:
             request_id=draft.ask.request_id,
             user=draft.user,
             candidates=draft.candidates,
+            model=draft.ask.ranker,
             model_version=draft.ask.listing.ranking_version or None,
         )
 
@@ -74,7 +82,11 @@ def _ordered(draft: Draft, answer: Scores) -> Draft:
         draft,
         candidates=draft.candidates.take(order),
         scores=answer.scores[order],
-        versions=replace(draft.versions, ranking=answer.model_version),
+        versions=replace(
+            draft.versions,
+            ranking=answer.model_version,
+            ranker=answer.model or draft.ask.ranker,
+        ),
     )
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from orchestrator.stages import Counts, Draft
 from orchestrator.tokens import MAX_SHOWN, Attribution, PageToken
 from shortlist import __version__
-from shortlist.page import Coverage, Item, Page, Ranking
+from shortlist.page import Coverage, Item, Page, Ranking, SimilarItems
 from shortlist.tiers import Candidates
 
-__all__ = ["Respond", "RespondRanking"]
+__all__ = ["Respond", "RespondRanking", "RespondSimilar"]
 
 _NO_COVERAGE = Coverage(shards_answered=0, shards_total=0, items_searched=0, items_total=0)
 
@@ -64,6 +64,24 @@ class RespondRanking:
         return replace(draft, answer=ranking), Counts(items_in=len(items), items_out=len(items))
 
 
+class RespondSimilar:
+    """The items of what the slate left; there is no next page and nobody to attribute it to."""
+
+    name = "respond"
+
+    async def run(self, draft: Draft) -> tuple[Draft, Counts]:
+        similar = SimilarItems(
+            request_id=draft.ask.request_id,
+            items=_items(draft),
+            coverage=draft.coverage or _NO_COVERAGE,
+            degradations=tuple(dict.fromkeys(draft.degradations)),
+            versions=draft.versions,
+        )
+        return replace(draft, answer=similar), Counts(
+            items_in=len(draft.candidates), items_out=len(similar.items)
+        )
+
+
 def _items(draft: Draft) -> tuple[Item, ...]:
     cards, candidates = draft.cards, draft.candidates
     if cards is None:
@@ -94,6 +112,8 @@ def _attribution(draft: Draft) -> str:
         time_ms=draft.ask.person.time_ms,
         retrieval_version=draft.versions.retrieval,
         ranking_version=draft.versions.ranking,
+        ranker=draft.versions.ranker,
+        arm=draft.versions.arm,
         source_names=draft.candidates.source_names,
         offset=draft.ask.listing.offset,
         keys=draft.candidates.keys,

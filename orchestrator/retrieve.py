@@ -6,18 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from orchestrator.fanout import Retrieved, ShardFanout
 from orchestrator.filters import Filter, never_shown
 from orchestrator.rail import PopularRail
 from orchestrator.stages import Counts, Draft
 from shortlist import __version__
-from shortlist.errors import CoverageTooLow, TierUnavailable, VersionNotServed
+from shortlist.errors import CoverageTooLow, ItemNotFound, TierUnavailable, VersionNotServed
 from shortlist.page import Coverage, Degradation, DegradationReason, Versions
-from shortlist.tiers import Keys, RetrievedSlice, RetrieveQuery
+from shortlist.tiers import RetrievedSlice, RetrieveQuery
 
-__all__ = ["Retrieve"]
+__all__ = ["ItemKnown", "Retrieve"]
 
 
 class Retrieve:
@@ -56,7 +54,7 @@ class Retrieve:
             user=draft.user,
             quotas=ask.quotas,
             exclude=never_shown(draft, self._filters),
-            check=_named_keys(draft),
+            check=ask.named,
             index_version=ask.listing.retrieval_version or None,
         )
         try:
@@ -97,9 +95,21 @@ class Retrieve:
         return draft, _counts(draft, len(popular.keys), ())
 
 
-def _named_keys(draft: Draft) -> Keys:
-    """The items that the request itself names; those that do not exist are counted."""
-    return np.unique(np.concatenate([draft.ask.excluded, draft.ask.person.recent.keys]))
+class ItemKnown:
+    """Ends a request about an item that its shard does not know.
+
+    While that shard is away nobody can tell, and the request goes on with what the others know.
+    """
+
+    name = "item"
+
+    async def run(self, draft: Draft) -> tuple[Draft, Counts]:
+        if draft.unknown_items:
+            [item_id] = draft.ask.item_ids
+            text = f"no item {item_id!r} in index version {draft.versions.retrieval}"
+            raise ItemNotFound("item_id", text)
+        proposed = sum(len(one.keys) for one in draft.proposals)
+        return draft, Counts(items_in=proposed, items_out=proposed)
 
 
 def _check_coverage(coverage: Coverage, least: float) -> None:

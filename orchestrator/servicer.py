@@ -1,4 +1,4 @@
-# ruff: noqa: N802, ARG002 - gRPC decides the names and signatures of handlers
+# ruff: noqa: N802 - gRPC decides the names and signatures of handlers
 """`shortlist.v1.Orchestrator`: translate, ask the recommender, translate back."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import grpc
 from orchestrator.admin import FollowingTier
 from orchestrator.pipeline import Recommender
 from shortlist.admin import AdminServicer
-from shortlist.errors import InvalidField, NotImplementedYet, ShortlistError
+from shortlist.errors import InvalidField, ShortlistError
 from shortlist.page import (
     Coverage,
     Degradation,
@@ -21,6 +21,8 @@ from shortlist.page import (
     Ranking,
     RankRequest,
     RecentEvent,
+    SimilarItems,
+    SimilarRequest,
     Trace,
     Versions,
 )
@@ -76,7 +78,10 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServicer):
     async def Similar(
         self, request: orchestrator_pb2.SimilarRequest, context: grpc.aio.ServicerContext
     ) -> orchestrator_pb2.SimilarResponse:
-        raise NotImplementedYet("Similar is not served by this version")
+        similar = await self._recommender.similar(
+            _similar_request_from_proto(request), deadline_ms=remaining_ms(context)
+        )
+        return _similar_to_proto(similar)
 
 
 def add_services(server: Server, recommender: Recommender) -> None:
@@ -126,6 +131,7 @@ def page_request_from_proto(
         return_attributes=tuple(message.return_attributes),
         trace=message.trace,
         min_coverage=message.min_coverage,
+        arm=message.arm,
     )
 
 
@@ -140,6 +146,18 @@ def _rank_request_from_proto(message: orchestrator_pb2.RankRequest) -> RankReque
         item_ids=tuple(message.item_ids),
         context=_attributes(message.context, "context"),
         time_ms=message.time_ms,
+        trace=message.trace,
+        arm=message.arm,
+    )
+
+
+def _similar_request_from_proto(message: orchestrator_pb2.SimilarRequest) -> SimilarRequest:
+    return SimilarRequest(
+        request_id=message.request_id,
+        item_id=message.item_id,
+        page_size=message.page_size,
+        exclude_item_ids=tuple(message.exclude_item_ids),
+        return_attributes=tuple(message.return_attributes),
         trace=message.trace,
     )
 
@@ -203,6 +221,17 @@ def _ranking_to_proto(ranking: Ranking) -> orchestrator_pb2.RankResponse:
     )
 
 
+def _similar_to_proto(similar: SimilarItems) -> orchestrator_pb2.SimilarResponse:
+    return orchestrator_pb2.SimilarResponse(
+        request_id=similar.request_id,
+        items=map(_item_to_proto, similar.items),
+        coverage=_coverage_to_proto(similar.coverage),
+        degradations=map(_degradation_to_proto, similar.degradations),
+        versions=_versions_to_proto(similar.versions),
+        trace=_trace_to_proto(similar.trace),
+    )
+
+
 def _result_to_proto(outcome: Page | ShortlistError) -> orchestrator_pb2.BatchRecommendResult:
     if isinstance(outcome, Page):
         return orchestrator_pb2.BatchRecommendResult(response=page_to_proto(outcome))
@@ -246,6 +275,8 @@ def _versions_to_proto(versions: Versions) -> common_pb2.Versions:
         ranking=versions.ranking,
         retrieval_watermark_ms=versions.retrieval_watermark_ms,
         software=versions.software,
+        ranker=versions.ranker,
+        arm=versions.arm,
     )
 
 

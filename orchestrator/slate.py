@@ -1,4 +1,5 @@
-"""Makes the page of the ranked candidates: varied by MMR, within caps, full if at all possible.
+"""Makes the page of the ranked candidates: varied by MMR, within caps, full if at all possible,
+and with the places that the configuration keeps for a source (`slate.minimums`).
 
 MMR is maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998): each place goes to the item
 with the best `(1 - strength) * relevance - strength * similarity to the nearest item chosen`.
@@ -8,18 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.cards import Describe, without_cards
 from orchestrator.filters import contains
+from orchestrator.minimums import proposed_by
 from orchestrator.stages import Counts, Draft
 from shortlist.page import Degradation, DegradationReason
 from shortlist.tiers import Floats, ItemCards
 
-__all__ = ["Slate", "choose", "take_cards"]
+__all__ = ["Minimum", "Slate", "choose", "take_cards"]
 
 
 class Slate:
@@ -52,28 +54,70 @@ def choose(
     *,
     strength: float,
     caps: Mapping[str, int],
+    head: int | None = None,
+    minimums: Sequence[Minimum] = (),
 ) -> list[int]:
     """Rows of `cards`, at most `size`, in page order.
 
-    `relevance` is float32 [n], descending and aligned with the cards. No more than `caps[feature]`
-    chosen items share a value of that feature.
+    `relevance` is float32 [n], aligned with the cards, the better ranked first. Its first `head`
+    values (None = all) set the scale, so that a few far worse rows do not weaken it. No more than
+    `caps[feature]` chosen items share a value of that feature. Of each minimum's rows at least so
+    many are chosen, as far as there are so many that caps allow and that fit on the page: the
+    last places are kept for those that did not earn one.
     """
     total = len(relevance)
-    gain = (1.0 - strength) * _scaled(relevance)
+    gain = (1.0 - strength) * _scaled(relevance, head)
     similarity = cards.vectors @ cards.vectors.T if strength else None
     nearest = np.full(total, -1.0, np.float32)  # cosine to the nearest chosen item
     open_rows = np.ones(total, np.bool_)
     capped = _CappedValues(cards, caps)
+    kept = _KeptPlaces(minimums, total)
     chosen: list[int] = []
     while len(chosen) < size and open_rows.any():
         worth = gain - strength * nearest if chosen else gain
-        row = int(np.argmax(np.where(open_rows, worth, -np.inf)))  # ties go to the better ranked
+        allowed = kept.allowed(open_rows, size - len(chosen))
+        row = int(np.argmax(np.where(allowed, worth, -np.inf)))  # ties go to the better ranked
         chosen.append(row)
+        kept.count(row)
         open_rows[row] = False
         open_rows[capped.closed_by(row)] = False
         if similarity is not None:
             np.maximum(nearest, similarity[row], out=nearest)
     return chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Minimum:
+    """At least `least` of `rows` (bool [n], aligned with the cards) belong on the page."""
+
+    least: int
+    rows: npt.NDArray[np.bool_]
+
+
+class _KeptPlaces:
+    """Says when only rows may be chosen that a minimum still needs."""
+
+    def __init__(self, minimums: Sequence[Minimum], total: int) -> None:
+        self._missing = [one.least for one in minimums]
+        self._rows = [one.rows for one in minimums]
+        self._total = total
+
+    def allowed(self, open_rows: npt.NDArray[np.bool_], places: int) -> npt.NDArray[np.bool_]:
+        """Of the open rows those that may have the next of `places` places."""
+        needed = np.zeros(self._total, np.bool_)
+        wanted = 0
+        for missing, rows in zip(self._missing, self._rows, strict=True):
+            candidates = open_rows & rows
+            reachable = min(missing, int(np.count_nonzero(candidates)))
+            if reachable > 0:
+                wanted += reachable
+                needed |= candidates
+        return needed if wanted >= places and needed.any() else open_rows
+
+    def count(self, row: int) -> None:
+        """`row` is on the page."""
+        for at, rows in enumerate(self._rows):
+            self._missing[at] -= int(rows[row])
 
 
 class _CappedValues:
@@ -115,23 +159,30 @@ def take_cards(cards: ItemCards, rows: Sequence[int]) -> ItemCards:
     )
 
 
-def _scaled(relevance: Floats) -> Floats:
-    """To 0 .. 1, so that a strength means the same for every ranker."""
-    if not len(relevance):
-        return relevance
-    low, high = relevance.min(), relevance.max()
+def _scaled(relevance: Floats, head: int | None) -> Floats:
+    """The head to 0 .. 1, so that a strength means the same for every ranker."""
+    best = relevance[:head]
+    if not len(best):
+        return np.zeros_like(relevance)
+    low, high = best.min(), best.max()
     return (relevance - low) / (high - low) if high > low else np.zeros_like(relevance)
 
 
 def _choose(draft: Draft) -> list[int]:
     if draft.cards is None:
         return []
+    carded = _carded(draft, draft.cards)
     return choose(
-        draft.scores[_carded(draft, draft.cards)],
+        draft.scores[carded],
         draft.cards,
         draft.ask.page_size,
         strength=draft.ask.diversity,
         caps=draft.ask.caps,
+        head=int(np.count_nonzero(carded < draft.head)),
+        minimums=[
+            Minimum(least=draft.ask.minimums[source], rows=proposed[carded])
+            for source, proposed in proposed_by(draft.candidates, draft.ask.minimums).items()
+        ],
     )
 
 

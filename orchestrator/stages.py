@@ -11,7 +11,7 @@ import numpy as np
 from orchestrator.budget import Budgets
 from orchestrator.tokens import Listing
 from orchestrator.versions import ServedIndex
-from shortlist.page import Coverage, Degradation, Page, Ranking, Versions
+from shortlist.page import Coverage, Degradation, Page, Ranking, SimilarItems, Versions
 from shortlist.tiers import (
     AttributeValue,
     Candidates,
@@ -23,7 +23,10 @@ from shortlist.tiers import (
     UserContext,
 )
 
-__all__ = ["Ask", "Counts", "Draft", "Person", "Stage", "no_candidates", "no_keys"]
+__all__ = ["BLEND_ORDER", "Ask", "Counts", "Draft", "Person", "Stage", "no_candidates", "no_keys"]
+
+
+BLEND_ORDER = "none"  # the ranker of an arm that wants no ranking: the blend's order stays
 
 
 def no_keys() -> Keys:
@@ -65,14 +68,18 @@ class Ask:
     budgets: Budgets
     listing: Listing
     index: ServedIndex | None  # None = no shard was ever reached
-    item_ids: tuple[str, ...] = ()  # Rank only
+    item_ids: tuple[str, ...] = ()  # Rank: the items to order; Similar: the item to start from
     item_keys: Keys = field(default_factory=no_keys)  # aligned with item_ids
     quotas: Mapping[str, int] = field(default_factory=dict)  # source -> candidates
+    named: Keys = field(default_factory=no_keys)  # those that the catalogue lacks are counted
     excluded: Keys = field(default_factory=no_keys)
     exclude_seen: bool = True
     page_size: int = 0
     diversity: float = 0.0
     caps: Mapping[str, int] = field(default_factory=dict)
+    minimums: Mapping[str, int] = field(default_factory=dict)  # source -> fewest items of a page
+    arm: str = ""
+    ranker: str = ""  # the model to ask for; "" = the ranker's own default, BLEND_ORDER = none
     return_attributes: tuple[str, ...] = ()
     min_coverage: float = 0.0
     fingerprint: int = 0  # of the request's parameters, goes into the next page token
@@ -92,12 +99,13 @@ class Draft:
     scores: Floats = field(default_factory=_no_scores)  # float32 [n], aligned with candidates
     cards: ItemCards | None = None  # of the best candidates, in their order
     described: int = 0  # how many of the best candidates cards were asked for
+    head: int = 0  # how many of those are there for their rank; others fill up or serve a minimum
     more: bool = False  # whether candidates are left for a next page
     coverage: Coverage | None = None
     versions: Versions = field(default_factory=Versions)
     unknown_items: int = 0
     degradations: tuple[Degradation, ...] = ()
-    answer: Page | Ranking | None = None
+    answer: Page | Ranking | SimilarItems | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

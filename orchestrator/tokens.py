@@ -22,7 +22,7 @@ __all__ = ["MAX_SHOWN", "Attribution", "BadToken", "Listing", "PageToken"]
 
 MAX_SHOWN = 5000  # items of one listing; a longer one ends here, so a token stays below 55 kB
 
-_FORMAT = 1
+_FORMAT = 2
 _CHECKSUM_BYTES = 8
 
 
@@ -95,6 +95,8 @@ class Attribution:
     time_ms: int
     retrieval_version: str
     ranking_version: str
+    ranker: str
+    arm: str
     source_names: tuple[str, ...]  # bit i of `sources` is source_names[i]
     offset: int  # position of keys[0]; the others follow
     keys: Keys  # uint64 [n]
@@ -106,7 +108,8 @@ class Attribution:
         head = self._HEAD.pack(
             self.user_key, self.time_ms, self.offset, len(self.keys), len(self.source_names)
         )
-        texts = (self.request_id, self.retrieval_version, self.ranking_version, *self.source_names)
+        versions = (self.retrieval_version, self.ranking_version, self.ranker, self.arm)
+        texts = (self.request_id, *versions, *self.source_names)
         keys = self.keys.astype("<u8", copy=False).tobytes()
         sources = self.sources.astype("<u4", copy=False).tobytes()
         return _seal(b"attribution", head + b"".join(map(_text, texts)) + keys + sources)
@@ -123,6 +126,8 @@ class Attribution:
             request_id=reader.text(),
             retrieval_version=reader.text(),
             ranking_version=reader.text(),
+            ranker=reader.text(),
+            arm=reader.text(),
             source_names=tuple(reader.text() for _ in range(sources)),
             keys=np.frombuffer(reader.take(8 * items), "<u8"),
             sources=np.frombuffer(reader.take(4 * items), "<u4"),
@@ -156,7 +161,7 @@ class _Reader:
 
 
 def _text(text: str) -> bytes:
-    """At most 255 bytes: versions and request ids have 128, source names fewer."""
+    """At most 255 bytes: versions and request ids have 128, the other names fewer."""
     encoded = text.encode()
     return bytes([len(encoded)]) + encoded
 

@@ -9,8 +9,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.stages import BLEND_ORDER
+from shortlist.config import Config
 from shortlist.errors import InvalidRequest, NotImplementedYet
-from shortlist.page import PageRequest, RankRequest, RecentEvent
+from shortlist.page import PageRequest, RankRequest, RecentEvent, SimilarRequest
 from shortlist.schema import EventType
 from shortlist.tiers import AttributeValue
 
@@ -21,6 +23,8 @@ __all__ = [
     "check_batch",
     "check_page_request",
     "check_rank_request",
+    "check_similar_request",
+    "configuration_violations",
 ]
 
 Violation = tuple[str, str]
@@ -38,6 +42,7 @@ MAX_ID_BYTES = 512
 MAX_REQUEST_ID_BYTES = 128
 MAX_SESSION_ID_BYTES = 512
 MAX_SURFACE_BYTES = 64
+MAX_ARM_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,7 @@ class Limits:
     events: Mapping[str, EventType]  # empty = every event type
     sources: frozenset[str]
     cap_features: frozenset[str] | None  # None = not known yet, any will do
+    arms: frozenset[str]
 
 
 def check_page_request(request: PageRequest, limits: Limits) -> None:
@@ -62,10 +68,42 @@ def check_rank_request(request: RankRequest, limits: Limits) -> None:
     _raise_any(_rank_violations(request, limits))
 
 
+def check_similar_request(request: SimilarRequest) -> None:
+    """Raises `InvalidRequest` with every violation."""
+    _raise_any(_similar_violations(request))
+
+
 def check_batch(size: int) -> None:
     """Raises `InvalidRequest` unless a batch may have `size` requests."""
     if not 1 <= size <= MAX_BATCH:
         raise InvalidRequest([("requests", f"must be 1 to {MAX_BATCH}, got {size}")])
+
+
+def configuration_violations(
+    config: Config,
+    *,
+    cap_features: frozenset[str] | None,
+    sources: frozenset[str],
+    rankers: frozenset[str] | None,
+) -> Iterator[Violation]:
+    """Names in the configuration that nothing has; None = not known yet, any will do.
+
+    A source that exists and that the data has nothing for is no violation: configurations are
+    shared by data sets with places and without.
+    """
+    for feature in config.slate.caps:
+        if cap_features is not None and feature not in cap_features:
+            text = f"items have no such group; known: {_listed(cap_features)}"
+            yield f"slate.caps.{feature}", text
+    known_sources = sources | config.retrieval.quotas.keys()
+    for source in sorted(config.slate.minimums.keys() - known_sources):
+        yield f"slate.minimums.{source}", _unknown_source(source, known_sources)
+    for name, arm in config.ranking.arms.items():
+        path = f"ranking.arms.{name}"
+        yield from _too_long(path, name, MAX_ARM_BYTES)
+        if rankers is not None and arm.ranker not in rankers | {BLEND_ORDER}:
+            text = f"unknown ranker {arm.ranker!r}; known: {_listed(rankers | {BLEND_ORDER})}"
+            yield f"{path}.ranker", text
 
 
 def _raise_any(violations: Iterator[Violation]) -> None:
@@ -76,20 +114,32 @@ def _raise_any(violations: Iterator[Violation]) -> None:
 def _page_violations(request: PageRequest, limits: Limits) -> Iterator[Violation]:
     yield from _person_violations(request, limits)
     yield from _too_long("surface", request.surface, MAX_SURFACE_BYTES)
-    yield from _outside("page_size", request.page_size, 0, MAX_PAGE_SIZE)
-    yield from _too_many("exclude_item_ids", request.exclude_item_ids, MAX_EXCLUDED)
-    for at, item_id in enumerate(request.exclude_item_ids):
-        yield from _bad_id(f"exclude_item_ids[{at}]", item_id)
+    yield from _listing_violations(request)
     if request.diversity is not None:
         yield from _outside("diversity.strength", request.diversity, 0, 1)
     yield from _cap_violations(request, limits)
     yield from _source_violations(request, limits)
-    yield from _too_many("return_attributes", request.return_attributes, MAX_RETURN_ATTRIBUTES)
     yield from _outside("min_coverage", request.min_coverage, 0, 1)
+    yield from _arm_violations(request.arm, limits)
+
+
+def _listing_violations(request: PageRequest | SimilarRequest) -> Iterator[Violation]:
+    yield from _outside("page_size", request.page_size, 0, MAX_PAGE_SIZE)
+    yield from _too_many("exclude_item_ids", request.exclude_item_ids, MAX_EXCLUDED)
+    for at, item_id in enumerate(request.exclude_item_ids):
+        yield from _bad_id(f"exclude_item_ids[{at}]", item_id)
+    yield from _too_many("return_attributes", request.return_attributes, MAX_RETURN_ATTRIBUTES)
+
+
+def _similar_violations(request: SimilarRequest) -> Iterator[Violation]:
+    yield from _too_long("request_id", request.request_id, MAX_REQUEST_ID_BYTES)
+    yield from _bad_id("item_id", request.item_id)
+    yield from _listing_violations(request)
 
 
 def _rank_violations(request: RankRequest, limits: Limits) -> Iterator[Violation]:
     yield from _person_violations(request, limits)
+    yield from _arm_violations(request.arm, limits)
     if not request.item_ids:
         yield "item_ids", "is empty"
     yield from _too_many("item_ids", request.item_ids, MAX_RANKED)
@@ -143,6 +193,12 @@ def _source_violations(request: PageRequest, limits: Limits) -> Iterator[Violati
             yield path, _unknown_source(source, limits.sources)
         elif source not in asked:
             yield path, "is not among sources.only"
+
+
+def _arm_violations(arm: str, limits: Limits) -> Iterator[Violation]:
+    if arm and arm not in limits.arms:
+        yield from _too_long("arm", arm, MAX_ARM_BYTES)
+        yield "arm", f"unknown arm {arm!r}; known: {_listed(limits.arms)}"
 
 
 def _attribute_violations(

@@ -39,6 +39,7 @@ class TierStatus:
     tier: str  # "retrieval", "ranking" or "orchestrator"
     versions: tuple[LoadedVersion, ...]
     capabilities: tuple[str, ...]  # sources (retrieval) or the engine (ranking)
+    models: tuple[str, ...] = ()  # rankers of the active version (ranking)
     shard: int = 0
     shards: int = 1
 
@@ -84,6 +85,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
             capabilities=status.capabilities,
             software=shortlist.__version__,
             started_ms=self._started_ms,
+            models=status.models,
         )
 
     async def PrepareVersion(

@@ -27,6 +27,8 @@ from shortlist.page import (
     Ranking,
     RankRequest,
     RecentEvent,
+    SimilarItems,
+    SimilarRequest,
     StageTrace,
     Trace,
     Versions,
@@ -71,6 +73,10 @@ class Client:
         """The given items, best first."""
         return _ranking(self._call(self._stub.Rank, _rank_request(request), timeout_s))
 
+    def similar(self, request: SimilarRequest, *, timeout_s: float | None = None) -> SimilarItems:
+        """Items like one item. Raises `ItemNotFound`."""
+        return _similar(self._call(self._stub.Similar, _similar_request(request), timeout_s))
+
     def close(self) -> None:
         self._channel.close()
 
@@ -110,6 +116,12 @@ class AsyncClient:
         """The given items, best first."""
         return _ranking(await self._call(self._stub.Rank, _rank_request(request), timeout_s))
 
+    async def similar(
+        self, request: SimilarRequest, *, timeout_s: float | None = None
+    ) -> SimilarItems:
+        """Items like one item. Raises `ItemNotFound`."""
+        return _similar(await self._call(self._stub.Similar, _similar_request(request), timeout_s))
+
     async def close(self) -> None:
         await self._channel.close(None)
 
@@ -148,6 +160,7 @@ def _page_request(request: PageRequest) -> orchestrator_pb2.RecommendRequest:
         return_attributes=request.return_attributes,
         trace=request.trace,
         min_coverage=request.min_coverage,
+        arm=request.arm,
     )
 
 
@@ -162,6 +175,18 @@ def _rank_request(request: RankRequest) -> orchestrator_pb2.RankRequest:
         item_ids=request.item_ids,
         context=attributes_to_proto(request.context),
         time_ms=request.time_ms,
+        trace=request.trace,
+        arm=request.arm,
+    )
+
+
+def _similar_request(request: SimilarRequest) -> orchestrator_pb2.SimilarRequest:
+    return orchestrator_pb2.SimilarRequest(
+        request_id=request.request_id,
+        item_id=request.item_id,
+        page_size=request.page_size,
+        exclude_item_ids=request.exclude_item_ids,
+        return_attributes=request.return_attributes,
         trace=request.trace,
     )
 
@@ -193,12 +218,7 @@ def _page(message: orchestrator_pb2.RecommendResponse) -> Page:
         items=tuple(map(_item, message.items)),
         attribution_token=message.attribution_token,
         next_page_token=message.next_page_token,
-        coverage=Coverage(
-            shards_answered=message.coverage.shards_answered,
-            shards_total=message.coverage.shards_total,
-            items_searched=message.coverage.items_searched,
-            items_total=message.coverage.items_total,
-        ),
+        coverage=_coverage(message.coverage),
         degradations=tuple(map(_degradation, message.degradations)),
         versions=_versions(message.versions),
         unknown_items=message.unknown_items,
@@ -212,6 +232,17 @@ def _ranking(message: orchestrator_pb2.RankResponse) -> Ranking:
         request_id=message.request_id,
         items=tuple(map(_item, message.items)),
         unknown_items=message.unknown_items,
+        degradations=tuple(map(_degradation, message.degradations)),
+        versions=_versions(message.versions),
+        trace=_trace(message.trace) if message.HasField("trace") else None,
+    )
+
+
+def _similar(message: orchestrator_pb2.SimilarResponse) -> SimilarItems:
+    return SimilarItems(
+        request_id=message.request_id,
+        items=tuple(map(_item, message.items)),
+        coverage=_coverage(message.coverage),
         degradations=tuple(map(_degradation, message.degradations)),
         versions=_versions(message.versions),
         trace=_trace(message.trace) if message.HasField("trace") else None,
@@ -243,6 +274,15 @@ def _item(message: orchestrator_pb2.RecommendedItem) -> Item:
     )
 
 
+def _coverage(message: common_pb2.Coverage) -> Coverage:
+    return Coverage(
+        shards_answered=message.shards_answered,
+        shards_total=message.shards_total,
+        items_searched=message.items_searched,
+        items_total=message.items_total,
+    )
+
+
 def _degradation(message: common_pb2.Degradation) -> Degradation:
     return Degradation(reason=_reason(message.reason), stage=message.stage, detail=message.detail)
 
@@ -261,6 +301,8 @@ def _versions(message: common_pb2.Versions) -> Versions:
         ranking=message.ranking,
         retrieval_watermark_ms=message.retrieval_watermark_ms,
         software=message.software,
+        ranker=message.ranker,
+        arm=message.arm,
     )
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "CoverageTooLow",
     "InvalidField",
     "InvalidRequest",
+    "ItemNotFound",
     "NotImplementedYet",
     "ShortlistError",
     "TierUnavailable",
@@ -46,6 +47,12 @@ class InvalidField(InvalidRequest):
     def __init__(self, field: str, description: str) -> None:
         self.field = field
         super().__init__([(field, description)])
+
+
+class ItemNotFound(InvalidField):
+    """The catalogue does not have the item that the call is about."""
+
+    status_name = "NOT_FOUND"
 
 
 class ArtifactNotFound(ShortlistError):

@@ -22,6 +22,8 @@ __all__ = [
     "RankRequest",
     "Ranking",
     "RecentEvent",
+    "SimilarItems",
+    "SimilarRequest",
     "StageTrace",
     "Trace",
     "Versions",
@@ -62,6 +64,7 @@ class PageRequest:
     request_id: str = ""
     session_id: str = ""
     surface: str = ""
+    arm: str = ""  # of an experiment: decides the ranker; "" = the server's default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,19 @@ class RankRequest:
     trace: bool = False
     request_id: str = ""
     session_id: str = ""
+    arm: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimilarRequest:
+    """Asks for items like one item."""
+
+    item_id: str
+    page_size: int = 0  # 0 = the server's configuration
+    exclude_item_ids: tuple[str, ...] = ()
+    return_attributes: tuple[str, ...] = ()
+    trace: bool = False
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +156,8 @@ class Versions:
     ranking: str = ""
     retrieval_watermark_ms: int = 0
     software: str = ""
+    ranker: str = ""  # the model that ordered the items; "none" = the blend's order, as asked for
+    arm: str = ""  # the request's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +203,18 @@ class Ranking:
     request_id: str
     items: tuple[Item, ...]
     unknown_items: int
+    degradations: tuple[Degradation, ...]
+    versions: Versions
+    trace: Trace | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimilarItems:
+    """Items like one item, most similar first."""
+
+    request_id: str
+    items: tuple[Item, ...]
+    coverage: Coverage
     degradations: tuple[Degradation, ...]
     versions: Versions
     trace: Trace | None = None

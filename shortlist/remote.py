@@ -19,6 +19,7 @@ from shortlist.errors import (
     ArtifactNotFound,
     BudgetExceeded,
     InvalidRequest,
+    ItemNotFound,
     NotImplementedYet,
     ShortlistError,
     TierUnavailable,
@@ -70,8 +71,11 @@ def error_from_rpc(error: grpc.aio.AioRpcError, target: str) -> ShortlistError:
     """The error to raise for a failed call to `target`; it keeps the violations of bad fields."""
     kind = ERRORS[error.code()]
     text = f"{target}: {error.code().name}: {error.details()}"
+    violations = _violations(error)
     if kind is InvalidRequest:
-        return InvalidRequest(_violations(error) or [("request", text)])
+        return InvalidRequest(violations or [("request", text)])
+    if kind is ArtifactNotFound and violations:  # a field names what is not there: an item
+        return ItemNotFound(*violations[0])
     return kind(text)
 
 
@@ -212,6 +216,7 @@ def _ranker_status(message: admin_pb2.GetStatusResponse) -> RankerStatus:
         engine=next(iter(message.capabilities), ""),
         items=active.items,
         watermark_ms=active.watermark_ms,
+        models=tuple(message.models),
     )
 
 

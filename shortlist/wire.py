@@ -440,7 +440,7 @@ def scores_from_proto(message: ranking_pb2.ScoreResponse, rows: int) -> Scores:
     return Scores(
         model_version=message.model_version,
         scores=_finite(message.scores, "scores", rows),
-        model=message.model,
+        model=_model(message.model),
         unknown_items=message.unknown_items,
         duration_us=message.duration_us,
     )

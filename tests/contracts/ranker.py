@@ -32,6 +32,7 @@ def candidates_of(keys: Keys) -> Candidates:
         sources=np.where(both, 3, 2).astype(np.uint32),
         scores=np.stack([np.where(both, 0.9 - rows / 1e4, np.nan), popular]).astype(np.float32),
         ranks=np.stack([np.where(both, rows // 2, -1), rows]).astype(np.int32),
+        fused=(1 / (61 + rows)).astype(np.float32),
     )
 
 

@@ -92,11 +92,6 @@ async def test_an_attribute_without_a_value_is_named(channel: grpc.aio.Channel) 
     [
         (
             orchestrator_pb2_grpc.OrchestratorStub,
-            "Similar",
-            orchestrator_pb2.SimilarRequest(item_id="i1"),
-        ),
-        (
-            orchestrator_pb2_grpc.OrchestratorStub,
             "Recommend",
             orchestrator_pb2.RecommendRequest(filter="genre = 'jazz'"),
         ),

@@ -19,6 +19,8 @@ ATTRIBUTION = Attribution(
     time_ms=1_600_000_000_000,
     retrieval_version="v1",
     ranking_version="",
+    ranker="gbdt",
+    arm="trees",
     source_names=("two_tower", "popular"),
     offset=40,
     keys=np.array([5, 2**64 - 1], np.uint64),
@@ -41,6 +43,7 @@ def test_an_attribution_token_survives_the_round_trip() -> None:
     np.testing.assert_array_equal(found.sources, ATTRIBUTION.sources)
     for name in ("request_id", "user_key", "time_ms", "ranking_version", "source_names", "offset"):
         assert getattr(found, name) == getattr(ATTRIBUTION, name)
+    assert (found.ranker, found.arm) == ("gbdt", "trees")
 
 
 def test_a_token_may_travel_in_a_url() -> None:

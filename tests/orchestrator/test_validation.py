@@ -20,6 +20,7 @@ LIMITS = Limits(
     events=EVENTS,
     sources=frozenset({"two_tower", "popular"}),
     cap_features=frozenset({"genre"}),
+    arms=frozenset({"trees", "plain"}),
 )
 DAY_MS = 86_400_000
 
@@ -164,7 +165,9 @@ def test_the_person_of_a_ranking_is_checked_like_that_of_a_page() -> None:
 
 
 def test_a_schema_without_event_types_takes_all_of_them() -> None:
-    limits = Limits(now_ms=NOW_MS, events={}, sources=frozenset(), cap_features=None)
+    limits = Limits(
+        now_ms=NOW_MS, events={}, sources=frozenset(), cap_features=None, arms=frozenset()
+    )
     request = PageRequest(recent_events=an_event(event_type="anything"), caps={"anything": 1})
     check_page_request(request, limits)
 

@@ -15,7 +15,7 @@ from orchestrator.assemble import assemble
 from orchestrator.pipeline import Recommender
 from shortlist.admin import LoadedVersion, TierStatus
 from shortlist.config import Config
-from shortlist.errors import NotImplementedYet, VersionNotServed
+from shortlist.errors import InvalidField, NotImplementedYet, VersionNotServed
 from shortlist.ids import key_of, keys_of, shard_of
 from shortlist.page import Page, PageRequest
 from shortlist.schema import EventType
@@ -81,10 +81,12 @@ class ArrayShard:
         self.keys = catalogue.keys[rows]
         self.shard, self.shards = shard, shards
         self.version = version  # active
+        self.sources: tuple[str, ...] = SOURCES
         self.also: tuple[str, ...] = ()  # served as well when pinned
         self.fails: Exception | None = None
         self.fails_describe: Exception | None = None
         self.failing_source = ""
+        self.fusion: dict[str, tuple[float, float]] = {}  # source -> weight, offset
         self.delay_s = 0.0
         self.forgets: Keys = np.empty(0, np.uint64)  # proposed, but gone when described
         self.queries: list[RetrieveQuery] = []
@@ -98,8 +100,8 @@ class ArrayShard:
         self.queries.append(query)
         await self._misbehave(self.fails)
         version = self._pinned(query.index_version)
-        names = [name for name in query.quotas if name != self.failing_source]
-        failures = [name for name in query.quotas if name == self.failing_source]
+        names = [name for name in query.quotas if self._can(name)]
+        failures = [name for name in query.quotas if not self._can(name)]
         return RetrievedSlice(
             shard=self.shard,
             shards=self.shards,
@@ -141,7 +143,7 @@ class ArrayShard:
             index_version=self.version,
             items=len(self.keys),
             items_total=len(self.catalogue.keys),
-            sources=SOURCES,
+            sources=self.sources,
             watermark_ms=WATERMARK_MS,
         )
 
@@ -159,15 +161,27 @@ class ArrayShard:
             raise VersionNotServed(f"shard {self.shard} serves {self.version}, not {version}")
         return version or self.version
 
+    def _can(self, source: str) -> bool:
+        return source in self.sources and source != self.failing_source
+
     def _propose(self, source: str, query: RetrieveQuery) -> SourceCandidates:
         scores = self._scores(source, query.user.history)
         rows = np.flatnonzero(~np.isin(self.keys, query.exclude))
         best = rows[np.lexsort((self.keys[rows], -scores[rows]))][: query.quotas[source]]
-        return SourceCandidates(source=source, keys=self.keys[best], scores=scores[best])
+        weight, offset = self.fusion.get(source, (1.0, 60.0))
+        return SourceCandidates(
+            source=source,
+            keys=self.keys[best],
+            scores=scores[best],
+            weight=weight,
+            offset=offset,
+        )
 
     def _scores(self, source: str, history: History) -> Floats:
         if source == "popular":
             return self.catalogue.popularity[self.rows]
+        if source == "fresh":  # the last rows are the newest
+            return self.rows.astype(np.float32)
         known = np.isin(self.catalogue.keys, history.keys)
         taste = self.catalogue.vectors[known].sum(axis=0) + np.float32(0.01)
         # Row by row: a matrix product may round differently for slices of other sizes.
@@ -179,11 +193,12 @@ class ArrayShard:
 
 
 class KeyRanker:
-    """A `Ranker` whose score is a fixed, arbitrary number for each item."""
+    """A `Ranker` by a fixed, arbitrary number for each item; its model `upside_down` negates it."""
 
     def __init__(self, version: str = "r1") -> None:
         self.name = f"ranker/{version}"
         self.version = version
+        self.models = ("key", "upside_down")
         self.fails: Exception | None = None
         self.answers: Floats | None = None  # instead of the true scores
         self.delay_s = 0.0
@@ -198,11 +213,19 @@ class KeyRanker:
             raise self.fails
         if query.model_version not in (None, self.version):
             raise VersionNotServed(f"this ranker serves {self.version}, not {query.model_version}")
+        model = query.model or self.models[0]
+        if model not in self.models:
+            raise InvalidField("model", f"unknown ranker {model!r}")
         scores = scores_by_key(query.candidates.keys) if self.answers is None else self.answers
-        return Scores(model_version=self.version, scores=scores)
+        sign = -1 if model == "upside_down" else 1
+        return Scores(model_version=self.version, scores=sign * scores, model=model)
 
     async def status(self) -> RankerStatus:
-        return RankerStatus(model_version=self.version, engine="key", items=0, watermark_ms=0)
+        if self.fails is not None:
+            raise self.fails
+        return RankerStatus(
+            model_version=self.version, engine="key", items=0, watermark_ms=0, models=self.models
+        )
 
     async def close(self) -> None:
         self.closed = True
@@ -224,7 +247,9 @@ class FixedVersion:
             loaded = LoadedVersion(
                 version=tier.version, active=True, items=0, items_total=0, watermark_ms=0
             )
-            return TierStatus(tier="ranking", versions=(loaded,), capabilities=("key",))
+            return TierStatus(
+                tier="ranking", versions=(loaded,), capabilities=("key",), models=tier.models
+            )
         loaded = LoadedVersion(
             version=tier.version,
             active=True,
@@ -235,7 +260,7 @@ class FixedVersion:
         return TierStatus(
             tier="retrieval",
             versions=(loaded,),
-            capabilities=SOURCES,
+            capabilities=tier.sources,
             shard=tier.shard,
             shards=tier.shards,
         )
