@@ -6,6 +6,7 @@ import asyncio
 
 import click
 
+from shortlist.config import RankingConfig
 from shortlist.process import CONTEXT, ServiceArguments, serve, service_options
 
 _EPILOG = "Every option is an environment variable, too: --engine is SHORTLIST_ENGINE."
@@ -16,15 +17,16 @@ _EPILOG = "Every option is an environment variable, too: --engine is SHORTLIST_E
 @click.option(
     "--engine",
     type=click.Choice(["onnx", "numpy", "savedmodel"]),
-    help="What computes the model; savedmodel loads TensorFlow.  "
+    help="What computes the models; savedmodel loads TensorFlow.  "
     "[default: ranking.engine of shortlist.yaml, else onnx]",
 )
 def main(arguments: ServiceArguments, engine: str | None) -> None:
     """Serve the ranking tier over gRPC: one replica of the ranker.
 
-    It verifies every file of the artifact, loads the model and scores once, and only then listens:
-    health answers SERVING, and one JSON line on stdout names the port. SIGTERM or Ctrl-C lets
-    running requests end and stops it.
+    It verifies every file of the artifact, loads all of its models and scores once with each, and
+    only then listens: health answers SERVING, and one JSON line on stdout names the port. SIGTERM
+    or Ctrl-C lets running requests end and stops it. `ranking` in the workdir's shortlist.yaml says
+    which model is the default and what an event of each head is worth.
 
     \b
       python -m ranking_svc --workdir W --port 7101
@@ -33,16 +35,17 @@ def main(arguments: ServiceArguments, engine: str | None) -> None:
     It answers shortlist.v1.Ranking, shortlist.v1.Admin (status, and rollouts of other versions),
     health and reflection.
     """
-    asyncio.run(_run(arguments, engine or arguments.config.ranking.engine))
+    config = arguments.config.ranking
+    asyncio.run(_run(arguments, config.model_copy(update={"engine": engine}) if engine else config))
 
 
-async def _run(arguments: ServiceArguments, engine: str) -> None:
+async def _run(arguments: ServiceArguments, config: RankingConfig) -> None:
     from ranking_svc.ranker import LocalRanker
     from ranking_svc.servicer import add_services
     from shortlist.artifacts import ArtifactStore
 
     store = ArtifactStore(arguments.artifact_root)
-    ranker = LocalRanker.open(store, arguments.version, engine)
+    ranker = LocalRanker.open(store, arguments.version, config)
     server = arguments.server()
     add_services(server, ranker, ranker.versions)
     try:

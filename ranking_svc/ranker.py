@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from ranking_svc.engine import Engine, open_engine
 from ranking_svc.features import FeatureBuilder, FeatureSpec, ItemTable
+from ranking_svc.meta import RankingMeta
+from ranking_svc.models import Model, Worth, combine, open_models
+from ranking_svc.models.ensemble import Ensemble
 from shortlist.admin import LoadedVersion, TierStatus
 from shortlist.artifacts import Artifact, ArtifactStore
-from shortlist.errors import ArtifactRefused, BudgetExceeded, TierUnavailable
+from shortlist.config import RankingConfig
+from shortlist.errors import BudgetExceeded, InvalidField, TierUnavailable
 from shortlist.features import FeatureEncoder
 from shortlist.tiers import (
     Candidates,
@@ -42,39 +46,55 @@ class ScoresNotFinite(TierUnavailable):
 
 @dataclass(frozen=True, kw_only=True)
 class RankerGeneration:
-    """One version, loaded. Immutable; any thread may ask."""
+    """One version, loaded: all its models over one feature builder.
+
+    Immutable; any thread may ask.
+    """
 
     version: str
     watermark_ms: int  # newest event that its item statistics know
     builder: FeatureBuilder
-    engine: Engine
+    engine: str  # that runs the models
+    models: Mapping[str, Model]
+    default: str  # the model of queries that name none
+    worth: Worth
 
     @staticmethod
-    def open(artifact: Artifact, engine: str) -> RankerGeneration:
-        """Load a verified artifact and score once.
+    def open(artifact: Artifact, config: RankingConfig) -> RankerGeneration:
+        """Load a verified artifact and score once with every model.
 
-        Raises `ArtifactCorrupt`, `ArtifactRefused` or `EngineUnavailable`.
+        Raises `ArtifactCorrupt`, `ArtifactRefused`, `EngineUnavailable`, or `InvalidField` when the
+        configuration names a head or a default ranker that the version does not have.
         """
+        meta = RankingMeta.of(artifact)
         builder = open_builder(artifact)
+        models = open_models(artifact.path, meta.models, builder, config.engine)
         generation = RankerGeneration(
             version=artifact.version,
-            watermark_ms=_watermark(artifact),
+            watermark_ms=meta.watermark_ms,
             builder=builder,
-            engine=open_engine(engine, artifact.path, builder.table, builder.item_slots),
+            engine=config.engine,
+            models=models,
+            default=_default_model(config.default, meta, models),
+            worth=Worth(heads=meta.heads).declared(config.head_weights, config.value_weight),
         )
         generation._warm_up()
         return generation
 
     def score(self, query: ScoreQuery) -> Scores:
-        """Raises `ScoresNotFinite`."""
+        """Raises `InvalidField` for an unknown model, and `ScoresNotFinite`."""
         started = time.perf_counter()
+        model = self._model(query.model)
         rows = self.builder.build(query.user, query.candidates)
-        scores = self.engine.score(rows).astype(np.float32, copy=False)
+        scores = combine(model.score(rows), model.heads, self.worth)
         if not np.isfinite(scores).all():
             bad = int(np.count_nonzero(~np.isfinite(scores)))
-            raise ScoresNotFinite(f"version {self.version} gave {bad} scores that are not finite")
+            raise ScoresNotFinite(
+                f"{model.name} of version {self.version} gave {bad} scores that are not finite"
+            )
         return Scores(
             model_version=self.version,
+            model=model.name,
             scores=scores,
             unknown_items=rows.unknown,
             duration_us=int((time.perf_counter() - started) * 1e6),
@@ -91,7 +111,14 @@ class RankerGeneration:
         )
 
     def describe_tier(self, versions: tuple[LoadedVersion, ...]) -> TierStatus:
-        return TierStatus(tier=TIER, versions=versions, capabilities=(self.engine.name,))
+        return TierStatus(tier=TIER, versions=versions, capabilities=(self.engine,))
+
+    def _model(self, name: str) -> Model:
+        try:
+            return self.models[name or self.default]
+        except KeyError:
+            known = ", ".join(self.models)
+            raise InvalidField("model", f"no ranker {name!r}; there are: {known}") from None
 
     def _warm_up(self) -> None:
         user = UserContext(user_key=0, history=History.empty(), time_ms=self.watermark_ms)
@@ -102,8 +129,10 @@ class RankerGeneration:
             sources=np.zeros(len(keys), np.uint32),
             scores=np.zeros((0, len(keys)), np.float32),
             ranks=np.zeros((0, len(keys)), np.int32),
+            fused=np.zeros(len(keys), np.float32),
         )
-        self.score(ScoreQuery(request_id="warm-up", user=user, candidates=nobody))
+        for model in self.models:
+            self.score(ScoreQuery(request_id="warm-up", user=user, candidates=nobody, model=model))
 
 
 def open_builder(artifact: Artifact) -> FeatureBuilder:
@@ -118,11 +147,14 @@ def open_builder(artifact: Artifact) -> FeatureBuilder:
     )
 
 
-def _watermark(artifact: Artifact) -> int:
-    watermark = artifact.manifest.meta.get("watermark_ms")
-    if not isinstance(watermark, int):
-        raise ArtifactRefused(f"{artifact.path}: its manifest's watermark_ms is {watermark!r}")
-    return watermark
+def _default_model(wanted: str, meta: RankingMeta, models: Mapping[str, Model]) -> str:
+    """`ensemble`, which is everybody's default, gives way where there is only one model."""
+    if wanted in models:
+        return wanted
+    if wanted == Ensemble.name:
+        return meta.default_model
+    known = ", ".join(models)
+    raise InvalidField("ranking.default", f"no ranker {wanted!r}; there are: {known}")
 
 
 class LocalRanker:
@@ -137,14 +169,17 @@ class LocalRanker:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ranker")
 
     @staticmethod
-    def open(store: ArtifactStore, version: str | None = None, engine: str = "onnx") -> LocalRanker:
+    def open(
+        store: ArtifactStore, version: str | None = None, config: RankingConfig | None = None
+    ) -> LocalRanker:
         """Load `version`, or the current one.
 
-        Raises `ArtifactNotFound`, `ArtifactCorrupt`, `ArtifactRefused` or `EngineUnavailable`.
+        Raises `ArtifactNotFound` and what `RankerGeneration.open` raises.
         """
+        config = config or RankingConfig()
 
         def load(version: str | None) -> RankerGeneration:
-            return RankerGeneration.open(store.open(TIER, version), engine)
+            return RankerGeneration.open(store.open(TIER, version), config)
 
         return LocalRanker(LoadedVersions(load(version), load))
 
@@ -153,7 +188,9 @@ class LocalRanker:
         return "local/ranker"
 
     async def score(self, query: ScoreQuery) -> Scores:
-        """Raises `VersionNotServed`, `ScoresNotFinite`, or `BudgetExceeded` when it got no turn."""
+        """Raises `VersionNotServed`, `InvalidField` for an unknown model, `ScoresNotFinite`, or
+        `BudgetExceeded` when it got no turn.
+        """
         generation = self.versions.of(query.model_version)
         asked = time.perf_counter()
 
@@ -169,9 +206,10 @@ class LocalRanker:
         active = self.versions.active
         return RankerStatus(
             model_version=active.version,
-            engine=active.engine.name,
+            engine=active.engine,
             items=len(active.builder.table.keys),
             watermark_ms=active.watermark_ms,
+            models=tuple(active.models),
         )
 
     async def close(self) -> None:

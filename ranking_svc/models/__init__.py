@@ -1,0 +1,54 @@
+"""The ranking models, one file each, behind one interface (`base.Model`).
+
+models/<name>/    dcn, linear    weights/, model.onnx, saved_model/
+                  gbdt           trees/, trees.json, model.onnx
+                  ensemble       ensemble.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ranking_svc.features import FeatureBuilder
+from ranking_svc.models.base import Model, Outputs, Worth, combine
+from ranking_svc.models.blend_order import BlendOrder
+from ranking_svc.models.dcn import open_dcn
+from ranking_svc.models.ensemble import MIXTURE_FILE, Ensemble, Mixture
+from ranking_svc.models.gbdt import open_gbdt
+from shortlist.errors import ArtifactRefused
+
+__all__ = ["TRAINABLE", "Model", "Outputs", "Worth", "combine", "model_folder", "open_models"]
+
+TRAINABLE = ("dcn", "gbdt", "linear")
+NETWORKS = ("dcn", "linear")
+
+
+def model_folder(artifact: Path, name: str) -> Path:
+    """Where the files of a model are; the trainer writes them there."""
+    return artifact / "models" / name
+
+
+def open_models(
+    artifact: Path, names: Sequence[str], builder: FeatureBuilder, engine: str
+) -> dict[str, Model]:
+    """The models `names` of an artifact, and `none`.
+
+    Raises `ArtifactCorrupt`, `ArtifactRefused` or `EngineUnavailable`.
+    """
+    models: dict[str, Model] = {}
+    for name in names:
+        if name != Ensemble.name:
+            models[name] = _open(name, model_folder(artifact, name), builder, engine)
+    if Ensemble.name in names:
+        mixture = Mixture.load(model_folder(artifact, Ensemble.name) / MIXTURE_FILE)
+        models[Ensemble.name] = Ensemble(mixture, models)
+    return {**models, BlendOrder.name: BlendOrder()}
+
+
+def _open(name: str, folder: Path, builder: FeatureBuilder, engine: str) -> Model:
+    if name in NETWORKS:
+        return open_dcn(name, folder, builder, engine)
+    if name == "gbdt":
+        return open_gbdt(name, folder, len(builder.names), engine)
+    raise ArtifactRefused(f"the manifest names a model {name!r}; there are {', '.join(TRAINABLE)}")

@@ -1,0 +1,91 @@
+"""A weighted sum of other models' log odds, with weights that were learned on held-out users.
+
+Stacked generalisation (Wolpert 1992) with weights that are not negative (Breiman 1996).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ranking_svc.features import FeatureRows
+from ranking_svc.models.arrays import load_json
+from ranking_svc.models.base import Model, Outputs
+from shortlist.errors import ArtifactCorrupt, ArtifactRefused
+
+__all__ = ["Ensemble", "Mixture", "mix"]
+
+MIXTURE_FILE = "ensemble.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """How much each model counts, and what is added to each head."""
+
+    weights: Mapping[str, float]  # model -> at least 0
+    biases: Mapping[str, float]  # head -> log odds
+
+    def save(self, path: Path) -> None:
+        content = {"weights": dict(self.weights), "biases": dict(self.biases)}
+        path.write_text(json.dumps(content, indent=2), "utf-8")
+
+    @staticmethod
+    def load(path: Path) -> Mixture:
+        """Raises `ArtifactCorrupt` or `ArtifactRefused`."""
+        content = load_json(path)
+        try:
+            mixture = Mixture(
+                weights={str(name): float(one) for name, one in content["weights"].items()},
+                biases={str(name): float(one) for name, one in content["biases"].items()},
+            )
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise ArtifactCorrupt(f"{path.name} is no mixture of models: {error!r}") from None
+        mixture.check()
+        return mixture
+
+    def check(self) -> None:
+        weights, biases = list(self.weights.values()), list(self.biases.values())
+        if not np.isfinite(weights + biases).all():
+            raise ArtifactRefused("the ensemble's weights hold NaN or Inf")
+        if min(weights, default=0) < 0 or not any(weights):
+            raise ArtifactRefused(f"the ensemble's weights are {weights}")
+
+
+def mix(mixture: Mixture, heads: tuple[str, ...], outputs: Mapping[str, Outputs]) -> Outputs:
+    """The mixture of the models' outputs. Values are averaged over the models that have them."""
+    logits = np.array([mixture.biases[head] for head in heads])
+    logits = logits + sum(mixture.weights[name] * one.logits for name, one in outputs.items())
+    valued = {name: one.values for name, one in outputs.items() if one.values is not None}
+    trust = sum(mixture.weights[name] for name in valued)
+    values = sum(mixture.weights[name] * value for name, value in valued.items())
+    return Outputs(
+        logits=logits.astype(np.float32),
+        values=np.asarray(values / trust, np.float32) if trust else None,
+    )
+
+
+class Ensemble:
+    """A mixture of loaded models behind `ranking_svc.models.base.Model`."""
+
+    name = "ensemble"
+
+    def __init__(self, mixture: Mixture, models: Mapping[str, Model]) -> None:
+        """Raises `ArtifactCorrupt` for members that are not there or have other heads."""
+        members = {name for name, weight in mixture.weights.items() if weight > 0}
+        if missing := members - models.keys():
+            raise ArtifactCorrupt(f"the ensemble counts on {min(missing)!r}, which is not there")
+        self._mixture = mixture
+        self._members = {name: models[name] for name in sorted(members)}
+        self.heads = next(iter(self._members.values())).heads
+        if any(one.heads != self.heads for one in self._members.values()) or set(self.heads) - set(
+            mixture.biases
+        ):
+            raise ArtifactCorrupt("the models of the ensemble do not have the same heads")
+
+    def score(self, rows: FeatureRows) -> Outputs:
+        outputs = {name: model.score(rows) for name, model in self._members.items()}
+        return mix(self._mixture, self.heads, outputs)
