@@ -12,7 +12,7 @@ import click
 import numpy as np
 from rich.markup import escape
 
-from shortlist.commands.evaluate import measure, show_evaluation
+from shortlist.commands.evaluate import measure, show_summary
 from shortlist.commands.import_data import import_into, show_import
 from shortlist.commands.options import EXISTING_FOLDER, workdir_option
 from shortlist.commands.pages import show_page
@@ -30,6 +30,7 @@ __all__ = ["demo"]
 
 NEW_USER = "somebody-new"
 _SHOWN_HISTORY = 5
+_EVALUATED = 500  # held-out users: enough for a first look
 _COUNT = click.IntRange(10, 10_000_000)
 
 
@@ -80,7 +81,7 @@ def demo(
         terminal.err.rule(f"training {tier}")
         run_job_here(tier, workdir)
     show_versions(workdir, terminal)
-    show_evaluation(measure(workdir, terminal), terminal)
+    show_summary(measure(workdir, terminal, users=_EVALUATED), terminal)
     _show_pages(workdir, terminal)
     terminal.out.print(f"[green]✓[/] The whole demo took {time.monotonic() - started:.0f} s.")
     terminal.out.print(f"Next: shortlist up --workdir {workdir}", soft_wrap=True)

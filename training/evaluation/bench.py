@@ -1,0 +1,242 @@
+"""The trained system, taken apart: sources, blend, rankers and slate, each by itself.
+
+All of it is the code that serves, in one process and without the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.blend import blend
+from orchestrator.fanout import join_cards, merge_sources
+from orchestrator.slate import Minimum, choose
+from ranking_svc.features import FeatureRows
+from ranking_svc.models import Model, Outputs, combine, model_folder
+from ranking_svc.models.ensemble import MIXTURE_FILE, Ensemble, Mixture
+from ranking_svc.ranker import RankerGeneration
+from retrieval_svc.generation import Generation
+from retrieval_svc.slice_files import RetrievalMeta
+from retrieval_svc.source_data import SharedData
+from retrieval_svc.sources.fresh import FreshSource
+from shortlist.artifacts import Artifact
+from shortlist.config import Config, RankingConfig
+from shortlist.tiers import (
+    Candidates,
+    ItemCards,
+    Keys,
+    RetrieveQuery,
+    SourceCandidates,
+    UserContext,
+)
+
+__all__ = ["Bench", "Rankers", "Shards", "SlateRules", "ordered"]
+
+Floats = npt.NDArray[np.float32]
+
+_SPARE = 3  # places looked at for each that a minimum needs, as `orchestrator.minimums` does
+
+
+class Shards:
+    """Every slice of one retrieval version."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        meta = RetrievalMeta.of(artifact)
+        self.version = artifact.version
+        self.sources = tuple(meta.sources)
+        self.absent = meta.absent  # source -> why the version has none
+        self.fresh_after_ms = _fresh_after_ms(artifact, self.sources)
+        self.generations = [Generation.open(artifact, shard) for shard in range(meta.shards)]
+
+    def ask(
+        self, user: UserContext, quotas: Mapping[str, int], exclude: Keys
+    ) -> Mapping[str, SourceCandidates]:
+        """Each source's best items that are not in `exclude` (ascending, unique)."""
+        query = RetrieveQuery(request_id="evaluate", user=user, quotas=quotas, exclude=exclude)
+        slices = [generation.retrieve(query) for generation in self.generations]
+        if failed := [failure for one in slices for failure in one.failures]:
+            raise RuntimeError(f"a source failed during the evaluation: {failed[0]}")
+        return {one.source: one for one in merge_sources(slices, dict(quotas))}
+
+    @property
+    def vectors(self) -> Floats:
+        """float32 [items, dim], unit length, by ascending key."""
+        keys = np.concatenate([one.keys for one in self.generations])
+        vectors = np.concatenate([one.vectors for one in self.generations])
+        return vectors[np.argsort(keys)]
+
+    def cards(self, keys: Keys) -> ItemCards:
+        """What the slate needs to know of items, in the order of `keys`."""
+        return join_cards(keys, [one.describe(keys, ()) for one in self.generations])
+
+
+class Rankers:
+    """The models of one ranking version, over features that are built once for all of them."""
+
+    def __init__(self, artifact: Artifact, config: RankingConfig) -> None:
+        self.version = artifact.version
+        self._generation = RankerGeneration.open(artifact, config)
+        self.default = self._generation.default
+        self._models = _sharing(self._generation.models, artifact)
+        self.names = tuple(self._models)
+
+    def score(
+        self, user: UserContext, candidates: Candidates, models: Sequence[str] | None = None
+    ) -> dict[str, Floats]:
+        """The scores that serving gives the candidates, by model; all models unless named."""
+        rows = self._generation.builder.build(user, candidates)
+        asked = {name: self._models[name] for name in models or self.names}
+        return {
+            name: combine(model.score(rows), model.heads, self._generation.worth)
+            for name, model in asked.items()
+        }
+
+
+class _Remembering:
+    """A model that answers the same question twice without thinking twice."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._rows: FeatureRows | None = None
+        self._outputs: Outputs | None = None
+
+    @property
+    def name(self) -> str:
+        return self._model.name
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return self._model.heads
+
+    def score(self, rows: FeatureRows) -> Outputs:
+        if self._outputs is None or rows is not self._rows:
+            self._rows, self._outputs = rows, self._model.score(rows)
+        return self._outputs
+
+
+def _sharing(models: Mapping[str, Model], artifact: Artifact) -> Mapping[str, Model]:
+    """The same models, of which the ensemble mixes the answers that the others gave."""
+    shared: dict[str, Model] = {name: _Remembering(model) for name, model in models.items()}
+    if Ensemble.name in models:
+        mixture = Mixture.load(model_folder(artifact.path, Ensemble.name) / MIXTURE_FILE)
+        shared[Ensemble.name] = Ensemble(mixture, shared)
+    return shared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlateRules:
+    """What an experiment may turn about the slate."""
+
+    diversity: float
+    minimums: Mapping[str, int]  # source -> fewest items of a page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """The parts, and the configuration that they serve with."""
+
+    config: Config
+    shards: Shards
+    rankers: Rankers
+
+    @property
+    def quotas(self) -> Mapping[str, int]:
+        """Of the sources that are on and that the version has, in the version's order."""
+        asked = self.config.retrieval.asked
+        return {name: asked[name] for name in self.shards.sources if name in asked}
+
+    def depths(self, least: int) -> Mapping[str, int]:
+        """Quotas of at least `least`, for lists that are as long as they are compared."""
+        return {name: max(least, quota) for name, quota in self.quotas.items()}
+
+    @property
+    def rules(self) -> SlateRules:
+        """Those that serve."""
+        slate = self.config.slate
+        return SlateRules(diversity=slate.diversity, minimums=slate.minimums)
+
+    def blend(self, proposals: Mapping[str, SourceCandidates]) -> tuple[int, Candidates]:
+        """How many items are proposed within the quotas, and the candidates."""
+        retrieval = self.config.retrieval
+        within = tuple(_first(one, self.quotas[one.source]) for one in proposals.values())
+        return blend(within, retrieval.candidates, retrieval.guaranteed)
+
+    def page(
+        self,
+        keys: Keys,
+        scores: Floats,
+        sources: npt.NDArray[np.bool_],
+        size: int,
+        rules: SlateRules,
+    ) -> list[int]:
+        """Places among n candidates, in page order, by the rules of the slate.
+
+        `sources` is bool [S, n], S in the order of the quotas: who proposed what.
+        """
+        order = ordered(keys, scores)
+        head, chosen = max(self.config.slate.pool, size), np.empty(0, np.intp)
+        while True:
+            offered = self._offered(order, sources, head, rules.minimums)
+            chosen = offered[self._choose(keys, scores, sources, offered, size, rules)]
+            if len(chosen) == size or head >= len(order):
+                return [int(place) for place in chosen]
+            head *= 2  # caps bite: look further down
+
+    def _offered(
+        self,
+        order: npt.NDArray[np.intp],
+        sources: npt.NDArray[np.bool_],
+        head: int,
+        minimums: Mapping[str, int],
+    ) -> npt.NDArray[np.intp]:
+        """The first `head` places, and more of the sources that have a minimum."""
+        names = list(self.quotas)
+        rest = order[head:]
+        wanted = np.zeros(len(rest), np.bool_)
+        for name in minimums.keys() & set(names):
+            mine = sources[names.index(name)]
+            missing = _SPARE * minimums[name] - np.count_nonzero(mine[order[:head]])
+            wanted[np.flatnonzero(mine[rest])[: max(0, missing)]] = True
+        return np.concatenate([order[:head], rest[wanted]])
+
+    def _choose(
+        self,
+        keys: Keys,
+        scores: Floats,
+        sources: npt.NDArray[np.bool_],
+        offered: npt.NDArray[np.intp],
+        size: int,
+        rules: SlateRules,
+    ) -> list[int]:
+        names = list(self.quotas)
+        return choose(
+            scores[offered],
+            self.shards.cards(keys[offered]),
+            size,
+            strength=rules.diversity,
+            caps=self.config.slate.caps,
+            minimums=[
+                Minimum(least=least, rows=sources[names.index(name)][offered])
+                for name, least in rules.minimums.items()
+                if name in names
+            ],
+        )
+
+
+def _fresh_after_ms(artifact: Artifact, sources: Sequence[str]) -> int | None:
+    """From when on an item is fresh, as the source of fresh items has it; None without one."""
+    if FreshSource.name not in sources:
+        return None
+    return int(SharedData.load(artifact.path / FreshSource.name).settings["after_ms"])
+
+
+def ordered(keys: npt.NDArray[np.integer], scores: Floats) -> npt.NDArray[np.intp]:
+    """Places by descending score; ties go to the smaller key, as on a page."""
+    return np.lexsort((keys, -scores))
+
+
+def _first(one: SourceCandidates, quota: int) -> SourceCandidates:
+    return replace(one, keys=one.keys[:quota], scores=one.scores[:quota])
