@@ -35,16 +35,17 @@ async def test_fault_17_a_shard_never_answers_for_a_version_it_does_not_hold(
             assert "version a is not served here; served: b" in refused.value.details()
 
 
+@pytest.mark.parametrize("source", ["two_tower", "mf"])
 async def test_fault_17_an_index_of_other_vectors_is_refused_before_it_serves(
-    tmp_path: Path,
+    tmp_path: Path, source: str
 ) -> None:
     store = ArtifactStore(tmp_path)
     old = publish(store, Catalogue.random(1200), version="a", exact_below=0)
 
     def take_the_old_index(folder: Path) -> None:
-        index = folder / "shard-00000" / "index"
+        index = folder / "shard-00000" / source / "index"
         shutil.rmtree(index)
-        shutil.copytree(old.path / "shard-00000" / "index", index)
+        shutil.copytree(old.path / "shard-00000" / source / "index", index)
 
     publish(
         store,

@@ -1,4 +1,4 @@
-"""Small, valid retrieval artifacts from random vectors, without training."""
+"""Small, valid retrieval artifacts with every source, of random numbers, without training."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval_svc.encoder import TowerWeights, UserEncoder, user_columns
-from retrieval_svc.index import build_index
+from retrieval_svc.index import build_index, build_source_index
+from retrieval_svc.source_data import PostingLists, SharedData, SourceData
+from retrieval_svc.sources import SOURCES
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.features import FeatureEncoder
 from shortlist.ids import keys_of, shard_of
-from shortlist.tiers import History, RetrieveQuery, UserContext
+from shortlist.places import place_names
+from shortlist.tiers import AttributeValue, History, RetrieveQuery, UserContext
 
 Floats = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
+Stored = tuple[SourceData, SharedData]
 
 TEXTS = pa.list_(pa.string())
 WATERMARK_MS = 1_700_000_000_000
+FRESH_AFTER_MS = WATERMARK_MS - 10**9
+PARIS = "48.86,2.35"
+COUNTRIES = ("NZ", "FR", "IS")
 ROLES = {
     "genre": "categorical",
     "tags": "multi_categorical",
@@ -98,24 +105,102 @@ def write_files(
 ) -> None:
     (folder / "tower").mkdir()
     mean_tower(catalogue).save(folder / "tower")
+    sources = stored_sources(catalogue)
+    for name, (_, shared) in sources.items():
+        (folder / name).mkdir()
+        shared.save(folder / name)
     owner = shard_of(catalogue.keys, shards)
     table = catalogue.table()
+    options: dict[str, Any] = {"exact_below": exact_below, "recall_target": 0.9, "k": k, "seed": 0}
     for shard in range(shards):
         rows = np.flatnonzero(owner == shard)
         home = folder / f"shard-{shard:05d}"
         home.mkdir()
         np.save(home / "keys.npy", catalogue.keys[rows])
         np.save(home / "vectors.npy", catalogue.vectors[rows])
-        np.save(home / "popularity.npy", catalogue.popularity[rows])
         pq.write_table(table.take(pa.array(rows)), home / "items.parquet")
-        build_index(
-            catalogue.vectors[rows],
-            home / "index",
-            exact_below=exact_below,
-            recall_target=0.9,
-            k=k,
-            seed=0,
-        )
+        build_index(catalogue.vectors[rows], home / "two_tower" / "index", **options)
+        for name, (data, _) in sources.items():
+            mine = data.take(rows, len(catalogue.keys))
+            (home / name).mkdir()
+            mine.save(home / name)
+            if "vectors" in mine.columns:
+                build_source_index(mine.columns["vectors"], home / name / "index", **options)
+
+
+def stored_sources(catalogue: Catalogue) -> dict[str, Stored]:
+    """What each source but the two-tower has learned of all items: random, the same each time."""
+    n, rng = len(catalogue.keys), np.random.default_rng(17)
+    number = np.arange(n)
+    factors = (catalogue.vectors * rng.lognormal(sigma=0.5, size=(n, 1))).astype(np.float32)
+    factors[number % 10 == 9] = 0  # nobody liked them
+    contents = clustered(n, 8, seed=23)
+    contents[number % 7 == 6] = 0  # nothing is said of them
+    first_ms = WATERMARK_MS - rng.integers(0, 4 * 10**9, size=n)
+    first_ms[number % 11 == 10] = 0
+    creators = keys_of(f"creator-{row % 5}" for row in number)
+    places = [*COUNTRIES, *place_names(PARIS)]
+    memory = {"history": 50, "half_life_events": 20.0}
+    keys = catalogue.keys
+
+    def settings(**values: Any) -> SharedData:
+        return SharedData(settings=values)
+
+    return {
+        "mf": (
+            SourceData(columns={"vectors": factors}),
+            SharedData(
+                arrays={
+                    "keys": keys,
+                    "factors": factors,
+                    "gram": factors.T @ factors + np.eye(factors.shape[1], dtype=np.float32),
+                },
+                settings={"confidence": 10.0, "history": 50},
+            ),
+        ),
+        "cooccurrence": (
+            SourceData(lists={"similar": random_lists(keys, n, 10, rng)}),
+            settings(**memory),
+        ),
+        "content": (
+            SourceData(columns={"vectors": contents}),
+            SharedData(arrays={"keys": keys, "vectors": contents}, settings=memory),
+        ),
+        "popular": (SourceData(columns={"score": catalogue.popularity}), settings()),
+        "trending": (
+            SourceData(columns={"score": rng.normal(0.5, size=n).astype(np.float32)}),
+            settings(),
+        ),
+        "fresh": (
+            SourceData(columns={"first_ms": first_ms}),
+            settings(after_ms=FRESH_AFTER_MS, pool=n),
+        ),
+        "geographic": (
+            SourceData(lists={"popular": random_lists(np.sort(keys_of(places)), n, 30, rng)}),
+            settings(features=["country", "home"], item_features=[]),
+        ),
+        "creator": (
+            SourceData(
+                lists={
+                    "items": PostingLists.of(
+                        creators, number.astype(np.int32), 1 + rng.random(n).astype(np.float32)
+                    )
+                }
+            ),
+            SharedData(
+                arrays={"keys": keys, "starts": np.arange(n + 1), "creators": creators},
+                settings=memory,
+            ),
+        ),
+    }
+
+
+def random_lists(terms: Keys, rows: int, each: int, rng: np.random.Generator) -> PostingLists:
+    """At most `each` different rows for each term, with weights from 0 to 1."""
+    drawn = rng.integers(rows, size=(len(terms), each)) + np.arange(len(terms))[:, None] * rows
+    term, row = np.divmod(np.unique(drawn), rows)
+    weights = rng.random(len(row)).astype(np.float32)
+    return PostingLists.of(terms[term], row.astype(np.int32), weights)
 
 
 def mean_tower(catalogue: Catalogue) -> UserEncoder:
@@ -154,7 +239,7 @@ def meta_of(catalogue: Catalogue, shards: int) -> dict[str, Any]:
         "items_per_shard": np.bincount(owner, minlength=shards).tolist(),
         "watermark_ms": WATERMARK_MS,
         "item_features": ROLES,
-        "sources": ["two_tower", "popular"],
+        "sources": list(SOURCES),
     }
 
 
@@ -171,7 +256,8 @@ def unit(vectors: npt.NDArray[Any]) -> Floats:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def user_who_liked(*keys: int) -> UserContext:
+def user_who_liked(*keys: int, **attributes: AttributeValue) -> UserContext:
+    """Someone with that history, oldest first."""
     return UserContext(
         user_key=1,
         history=History(
@@ -179,6 +265,7 @@ def user_who_liked(*keys: int) -> UserContext:
             times_ms=np.zeros(len(keys), np.int64),
             weights=np.ones(len(keys), np.float32),
         ),
+        attributes=attributes,
         time_ms=WATERMARK_MS,
     )
 

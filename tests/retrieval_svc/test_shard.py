@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from retrieval_svc.brute_force import Hits
+from retrieval_svc.encoder import UserEncoder
 from retrieval_svc.shard import Generation, LoadedGenerations, LocalRetriever
+from retrieval_svc.slice_files import RetrievalMeta
+from retrieval_svc.sources import SOURCES
 from retrieval_svc.sources.base import SourceQuery
 from shortlist.artifacts import ArtifactStore
 from shortlist.errors import (
@@ -23,15 +26,17 @@ from shortlist.errors import (
     VersionNotServed,
 )
 from shortlist.ids import keys_of, shard_of
-from shortlist.tiers import StageFailure, UserContext
-from tests.contracts.retriever import RetrieverContract
+from shortlist.tiers import StageFailure
+from tests.contracts.retriever import RetrieverContract, assert_same_answer
 from tests.retrieval_svc.factory import (
     ROLES,
     WATERMARK_MS,
     Catalogue,
+    meta_of,
     publish,
     query,
     user_who_liked,
+    write_files,
 )
 
 CATALOGUE = Catalogue.random(200)
@@ -239,7 +244,10 @@ DAMAGES = {
     "long vectors": (replace("shard-00000/vectors.npy", lambda a: a * 2), "length 2"),
     "double vectors": (replace("shard-00000/vectors.npy", lambda a: a.astype(float)), "float64"),
     "other items": (replace("shard-00000/keys.npy", lambda a: a + 1), r"items\.parquet"),
-    "no popularity": (lambda folder: (folder / "shard-00000/popularity.npy").unlink(), "popular"),
+    "no popularity": (
+        lambda folder: (folder / "shard-00000/popular/score.npy").unlink(),
+        r"popular/score\.npy: missing",
+    ),
     "no items": (lambda folder: (folder / "shard-00000/items.parquet").unlink(), r"items\.parquet"),
     "text items": (
         lambda folder: (folder / "shard-00000/items.parquet").write_text("id\n"),
@@ -259,15 +267,14 @@ def test_files_that_do_not_fit_together_are_refused_by_name(
         open_shard(store)
 
 
-class NanEncoder:
-    def encode(self, user: UserContext) -> Any:
-        return np.full(16, np.nan, np.float32)
-
-
-def test_a_source_that_cannot_answer_refuses_the_version(store: ArtifactStore) -> None:
+def test_a_source_that_cannot_answer_refuses_the_version(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(store, CATALOGUE)
+    nan = np.full(16, np.nan, np.float32)
+    monkeypatch.setattr(UserEncoder, "encode", lambda tower, user: nan)
     with pytest.raises(ArtifactRefused, match="two_tower cannot answer: vector: holds a NaN"):
-        LocalRetriever.open(store, 0, open_encoder=lambda folder: NanEncoder())
+        LocalRetriever.open(store, 0)
 
 
 def test_keys_of_another_shard_are_refused(store: ArtifactStore) -> None:
@@ -290,6 +297,11 @@ def test_keys_of_another_shard_are_refused(store: ArtifactStore) -> None:
         ({"items_total": 0, "items_per_shard": [0]}, "items_total"),
         ({"sources": ["two_tower", "oracle"]}, "oracle"),
         ({"item_features": None}, "item_features"),
+        ({"fusion": {"mf": [1.0]}}, r"meta\.fusion\.mf"),
+        ({"fusion": {"mf": [-1.0, 60.0]}}, r"meta\.fusion\.mf\.0"),
+        ({"fusion": {"mf": [1.0, -1.0]}}, r"meta\.fusion\.mf\.1"),
+        ({"fusion": {"mf": [1.0, "60"]}}, r"meta\.fusion\.mf\.1"),
+        ({"absent": {"geographic": 3}}, r"meta\.absent\.geographic"),
     ],
 )
 def test_a_manifest_that_says_nonsense_is_refused(
@@ -300,6 +312,44 @@ def test_a_manifest_that_says_nonsense_is_refused(
         open_shard(store)
 
 
+def test_fusion_that_is_not_finite_is_refused_before_publication(tmp_path: Path) -> None:
+    meta = meta_of(CATALOGUE, 1) | {"fusion": {"mf": [float("nan"), 60.0]}}
+    with pytest.raises(ArtifactRefused, match=r"meta\.fusion\.mf\.0"):
+        RetrievalMeta.read(meta, tmp_path)
+
+
+async def test_candidates_carry_the_weights_that_the_version_has_learned(
+    store: ArtifactStore,
+) -> None:
+    publish(store, CATALOGUE, fusion={"two_tower": [2.5, 10]})
+    answer = await open_shard(store).retrieve(query())
+    fusion = {one.source: (one.weight, one.offset) for one in answer.sources}
+    assert fusion == {"two_tower": (2.5, 10.0), "popular": (1.0, 60.0)}
+
+
+async def test_a_folder_that_is_not_published_answers_like_the_published_one(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    publish(store, CATALOGUE, shards=2)
+    write_files(tmp_path, CATALOGUE, shards=2, exact_below=20_000, k=100)
+    meta = RetrievalMeta.read(meta_of(CATALOGUE, 2), tmp_path)
+    staged = Generation.open_folder(tmp_path, meta, 1, version="staged")
+    asked = query(user_who_liked(int(CATALOGUE.keys[3])), quotas=dict.fromkeys(SOURCES, 10))
+    answer = staged.retrieve(asked)
+    published = await open_shard(store, 1).retrieve(asked)
+    assert answer.index_version == "staged"
+    assert_same_answer(answer, dataclasses.replace(published, index_version="staged"))
+
+
+async def test_a_version_may_have_fewer_sources(store: ArtifactStore) -> None:
+    publish(store, CATALOGUE, sources=["popular", "fresh"], absent={"mf": "no interactions"})
+    retriever = open_shard(store)
+    assert (await retriever.status()).sources == ("popular", "fresh")
+    answer = await retriever.retrieve(query(quotas={"fresh": 5, "mf": 5}))
+    assert [one.source for one in answer.sources] == ["fresh"]
+    assert [one.stage for one in answer.failures] == ["source/mf"]
+
+
 async def test_the_status_tells_the_slice_from_the_whole(store: ArtifactStore) -> None:
     artifact = publish(store, CATALOGUE, shards=2)
     status = await open_shard(store, 1).status()
@@ -307,5 +357,5 @@ async def test_the_status_tells_the_slice_from_the_whole(store: ArtifactStore) -
     assert status.items_total == 200
     assert status.index_version == artifact.version
     assert status.watermark_ms == WATERMARK_MS
-    assert status.sources == ("two_tower", "popular")
+    assert status.sources == tuple(SOURCES)
     assert set(ROLES) > {"genre", "tags"}
