@@ -1,61 +1,61 @@
-"""The retrieval job: train the two-tower model, build the shards in parallel, publish, promote.
+"""The retrieval job: train every source, build the shards in parallel, publish, promote.
 
     python -m training.retrieval --workdir W            # a private Ray on this machine
     ray job submit -- python -m training.retrieval --workdir W
 
 It trains twice (see `training.windows`): the `backtest` artifact, which finds out how many epochs
-are good and from whose candidates the ranker learns, and the `retrieval` artifact that serves.
+are good, how fast popularity fades and what each source is worth in the blend, and from whose
+candidates the ranker learns; and the `retrieval` artifact that serves.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from retrieval_svc.encoder import UserEncoder
-from retrieval_svc.index import BruteForceIndex, build_index
-from retrieval_svc.slice_files import RetrievalMeta, slice_folder
-from shortlist.artifacts import Artifact, ArtifactStore
+from retrieval_svc.generation import Generation
+from retrieval_svc.index import BruteForceIndex
+from retrieval_svc.slice_files import RetrievalMeta
+from retrieval_svc.source_data import SharedData, SourceData
+from shortlist.artifacts import Artifact, ArtifactStore, StagedArtifact
 from shortlist.config import Config, RetrievalConfig
-from shortlist.errors import ArtifactNotFound, ShortlistError
-from shortlist.ids import shard_of
+from shortlist.errors import ArtifactNotFound, ArtifactRefused, ShortlistError
 from shortlist.tiers import UserContext
 from training.dataset import Dataset
+from training.fusion import LearnedFusion, Proposed, learn_fusion
+from training.half_life import choose_half_life, recency_half_life
 from training.histories import user_attributes, user_histories
-from training.item_statistics import decayed_counts
-from training.lessons import moments, relevant_rows, user_at
+from training.lessons import Moment, Proposer, moments, relevant_rows, user_at
 from training.metrics import ndcg
 from training.ray_session import cores_of_a_node, new_board, ray_session, wait_for
+from training.shards import TOWER_SOURCE, Writer, read_slices, reshard, sources_of
+from training.sources import TRAINERS, Absent, SourceLesson, TrainedSource
 from training.windows import Window, backtest_window, serving_window
 
 if TYPE_CHECKING:
     from training.two_tower import TwoTower
 
-__all__ = ["half_life_ms", "main", "promote", "read_slices", "reshard", "run_job", "train"]
+__all__ = ["main", "promote", "read_slices", "reshard", "run_job", "sources_of", "train"]
 
 Floats = npt.NDArray[np.float32]
 
-SOURCES = ("two_tower", "popular")
-_DAY_MS = 86_400_000
-_SPAN_PART = 20  # the default half-life, as a part of the time that the training data spans
 _JUDGES = 1000  # users who decide how long to train
 _JUDGED_DEPTH = 100
-_TUNING_QUERIES = 256  # real user vectors that the index is tuned on
-# All-time counts break ties between items that nobody touched lately.
-_ALL_TIME_SHARE = 1e-3
+_TUNING_QUERIES = 256  # real user vectors that the two-tower's index is tuned on
+_FUSION_USERS = 800
+_FUSION_USERS_A_TASK = 100
+_THREADED = ("mf",)  # sources whose training has threads of its own
 
 
 def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[str, str]:
@@ -64,41 +64,45 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
     Raises `ArtifactRefused` when the data cannot be learned from; nothing is promoted then.
     """
     dataset = Dataset.load(workdir / "dataset")
-    config = Config.load(workdir / "shortlist.yaml").retrieval
+    config = Config.load(workdir / "shortlist.yaml")
     store = ArtifactStore(workdir / "artifacts")
-    windows = {
-        "backtest": backtest_window(dataset, seed=seed),
-        "retrieval": serving_window(dataset),
-    }
-    with ray_session(address):
-        dataset_ref = ray.put(dataset)
-        past = _train_here(dataset_ref, windows["backtest"], config, seed, "backtest")
+    past, present = backtest_window(dataset, seed=seed), serving_window(dataset)
+    for window in (past, present):
+        _refuse_unlearnable(dataset, window)
+    half_life = choose_half_life(dataset, past, config.retrieval, seed=seed)
+    with (
+        store.stage("backtest") as staged_past,
+        store.stage("retrieval") as staged_present,
+        ray_session(address),
+    ):
+        lesson = _Lesson(dataset=dataset, config=config, half_life_ms=half_life, seed=seed)
+        ref = ray.put(lesson)
+        backtest = _Build("backtest", staged_past, past, lesson, ref)
+        serving = _Build("retrieval", staged_present, present, lesson, ref)
+        # The serving version's sources need nothing of the backtest, and keep the cores busy.
+        epochs = _train(backtest, and_sources_of=serving)
+        fusion = _learn_fusion(backtest, lesson, ref)
         # What was learned about how long to train holds for the version that serves.
-        epochs = len(past.losses)
-        tuned = config.model_copy(
-            update={"two_tower": config.two_tower.model_copy(update={"epochs": epochs})}
-        )
-        present = _train_here(dataset_ref, windows["retrieval"], tuned, seed, "retrieval")
-        artifacts = [
-            _publish(store, tier, dataset, dataset_ref, windows[tier], tower, config, seed)
-            for tier, tower in (("backtest", past), ("retrieval", present))
-        ]
+        _train(serving, epochs=epochs)
+        artifacts = [build.publish(fusion) for build in (backtest, serving)]
     # The ranker needs the two of one run, so neither serves before both are there.
     for artifact in artifacts:
         promote(store, artifact)
     return {artifact.tier: artifact.version for artifact in artifacts}
 
 
-def half_life_ms(
-    dataset: Dataset, rows: npt.NDArray[np.int64], config: RetrievalConfig
-) -> float | None:
-    """Age at which an interaction counts half; None when the data has no time."""
-    if not dataset.has_time:
-        return None
-    if config.half_life_days is not None:
-        return config.half_life_days * _DAY_MS
-    times = dataset.events.time_ms[rows]
-    return max(float(times.max() - times.min()) / _SPAN_PART, 1.0)
+@dataclass(frozen=True, kw_only=True)
+class _Lesson:
+    """What every task of a job needs; lies once in Ray's object store."""
+
+    dataset: Dataset
+    config: Config
+    half_life_ms: float | None
+    seed: int
+
+    @property
+    def retrieval(self) -> RetrievalConfig:
+        return self.config.retrieval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,33 +114,190 @@ class _Tower:
     losses: tuple[float, ...]
 
 
-def _train_here(
-    dataset: ray.ObjectRef, window: Window, config: RetrievalConfig, seed: int, tier: str
-) -> _Tower:
-    """Train in a worker that gets all cores of its node."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    """A source whose files are there."""
+
+    name: str
+    index_column: str | None
+    index: Sequence[Mapping[str, Any]] = ()  # a report a shard
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Build:
+    """One artifact being made: what its tasks have reported so far."""
+
+    def __init__(
+        self,
+        tier: str,
+        staged: StagedArtifact,
+        window: Window,
+        lesson: _Lesson,
+        lesson_ref: ray.ObjectRef,
+    ) -> None:
+        self.tier, self.window, self.folder = tier, window, staged.path
+        self.sources: list[_Written | Absent] = []
+        self.tower: _Tower | None = None
+        self._staged, self._lesson, self._ref = staged, lesson, lesson_ref
+        self.writer = _writer(lesson, self.folder)
+        self.writer.make_folders()
+
+    def start_sources(self, board: Any) -> list[ray.ObjectRef]:
+        """A task for each source that is asked for, but the two-tower."""
+        cores = cores_of_a_node()
+        return [
+            _train_source.options(num_cpus=cores if name in _THREADED else 1).remote(
+                self._ref, self.window, name, self.tier, str(self.folder), board
+            )
+            for name in TRAINERS
+            if self._lesson.retrieval.quotas[name]
+        ]
+
+    def start_tower(self, board: Any, epochs: int | None) -> ray.ObjectRef:
+        """A task that gets all cores of its node."""
+        task = _train_tower.options(num_cpus=cores_of_a_node())
+        return task.remote(self._ref, self.window, epochs, self.tier, board)
+
+    def write_tower(self, tower: _Tower) -> None:
+        """The user tower, and every slice's items, vectors and two-tower index."""
+        self.tower = tower
+        (self.folder / "tower").mkdir()
+        tower.encoder.save(self.folder / "tower")
+        if self._lesson.retrieval.quotas[TOWER_SOURCE]:
+            self.writer.write_shared(TOWER_SOURCE, SharedData())
+        queries = _tuning_queries(self._lesson, self.window, tower.encoder)
+        columns = ray.put((tower.vectors, queries))
+        reports = ray.get(
+            [
+                _write_slice.remote(self._ref, columns, shard, str(self.folder))
+                for shard in range(self._lesson.retrieval.shards)
+            ]
+        )
+        if self._lesson.retrieval.quotas[TOWER_SOURCE]:
+            self.sources.append(_Written(name=TOWER_SOURCE, index_column="vectors", index=reports))
+
+    @property
+    def present(self) -> dict[str, _Written]:
+        """The sources that the version has, in the order in which we list them."""
+        written = {one.name: one for one in self.sources if isinstance(one, _Written)}
+        return {name: written[name] for name in (TOWER_SOURCE, *TRAINERS) if name in written}
+
+    def meta(self, fusion: LearnedFusion | None = None) -> dict[str, Any]:
+        """What the manifest says."""
+        if self.tower is None:
+            raise RuntimeError(f"{self.tier}: the two-tower is not written yet")
+        lesson, vectors, present = self._lesson, self.tower.vectors, self.present
+        schema, known = lesson.dataset.schema, fusion.fusion if fusion else {}
+        return {
+            "dim": vectors.shape[1],
+            "shards": lesson.retrieval.shards,
+            "items_total": lesson.dataset.n_items,
+            "items_per_shard": self.writer.items_per_shard,
+            "watermark_ms": self.window.as_of_ms,
+            "item_features": {name: one.role for name, one in schema.item_features.items()},
+            "sources": list(present),
+            "absent": {one.name: one.reason for one in self.sources if isinstance(one, Absent)},
+            "fusion": {name: list(known[name]) for name in present if name in known},
+            "indexed": {n: one.index_column for n, one in present.items() if one.index_column},
+            "embedding_space": hashlib.sha256(vectors.tobytes()).hexdigest()[:16],
+            "schema_hash": schema.digest(),
+            "half_life_ms": lesson.half_life_ms,
+            "metrics": {
+                "loss": list(self.tower.losses),
+                "index": {name: list(one.index) for name, one in present.items() if one.index},
+                "sources": {name: dict(one.notes) for name, one in present.items()},
+                "fusion": dict(fusion.notes) if fusion else {},
+            },
+        }
+
+    def publish(self, fusion: LearnedFusion) -> Artifact:
+        return self._staged.publish(meta=self.meta(fusion))
+
+
+def _refuse_unlearnable(dataset: Dataset, window: Window) -> None:
+    """Before any task starts: whichever failed first would say it in its own words."""
+    weights = dataset.events.weight[window.known]
+    if bad := int(np.count_nonzero(~np.isfinite(weights))):
+        raise ArtifactRefused(
+            f"interactions.weight: {bad} of {len(weights)} numbers are not finite"
+        )
+    if not (weights > 0).any():
+        raise ArtifactRefused("no positive interaction to train on")
+
+
+def _train(
+    build: _Build, *, epochs: int | None = None, and_sources_of: _Build | None = None
+) -> int:
+    """Train the two-tower of `build`, and the sources of both unless it has them already.
+
+    Returns how many epochs were good; `epochs` says it beforehand.
+    """
     board = new_board()
-    task = _train_tower.options(num_cpus=cores_of_a_node())
-    trained = task.remote(dataset, window, config, seed, tier, board)
-    tower: _Tower = wait_for([trained], board, "train")[0]
-    return tower
+    tower = build.start_tower(board, epochs)
+    builds = [one for one in (build, and_sources_of) if one and not one.sources]
+    started = [one.start_sources(board) for one in builds]
+    every = [tower, *(task for tasks in started for task in tasks)]
+    trained, *done = wait_for(every, board, "train")
+    for one, tasks in zip(builds, started, strict=True):
+        one.sources, done = done[: len(tasks)], done[len(tasks) :]
+    build.write_tower(trained)
+    return len(trained.losses)
+
+
+@ray.remote
+def _train_source(
+    lesson: _Lesson, window: Window, name: str, tier: str, folder: str, board: Any
+) -> _Written | Absent:
+    """Train one source and write its part of every slice."""
+
+    def report(done: int, total: int) -> None:
+        board.report.remote(f"{name} ({tier})", done, total)
+
+    report(0, 1)
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    trained = TRAINERS[name](
+        SourceLesson(
+            dataset=lesson.dataset,
+            rows=window.known,
+            as_of_ms=window.as_of_ms,
+            config=lesson.retrieval,
+            half_life_ms=lesson.half_life_ms,
+            seed=lesson.seed,
+            threads=int(assigned.get("CPU", 1)),
+            progress=report,
+        )
+    )
+    written = trained if isinstance(trained, Absent) else _write(trained, lesson, Path(folder))
+    report(1, 1)
+    return written
+
+
+def _write(trained: TrainedSource, lesson: _Lesson, folder: Path) -> _Written:
+    return _Written(
+        name=trained.name,
+        index_column=trained.index_column,
+        index=_writer(lesson, folder).write_trained(trained, lesson.seed),
+        notes=trained.notes,
+    )
 
 
 @ray.remote
 def _train_tower(
-    dataset: Dataset, window: Window, config: RetrievalConfig, seed: int, tier: str, board: Any
+    lesson: _Lesson, window: Window, epochs: int | None, tier: str, board: Any
 ) -> _Tower:
     from training.two_tower import train_two_tower  # TensorFlow: in this worker only
 
     def report(_: str, done: int, total: int) -> None:
         board.report.remote(f"two-tower ({tier})", done, total)
 
+    dataset, config = lesson.dataset, lesson.retrieval.two_tower
     model = train_two_tower(
         dataset,
         window.known,
-        config.two_tower,
-        recency_half_life_ms=half_life_ms(dataset, window.known, config),
-        seed=seed,
-        judge=_judge(dataset, window, seed),
+        config if epochs is None else config.model_copy(update={"epochs": epochs}),
+        recency_half_life_ms=recency_half_life(dataset, window.known),
+        seed=lesson.seed,
+        judge=_judge(dataset, window, lesson.seed),
         progress=report,
     )
     return _Tower(encoder=model.encoder, vectors=model.item_vectors, losses=model.losses)
@@ -147,10 +308,7 @@ def _judge(dataset: Dataset, window: Window, seed: int) -> Callable[[TwoTower], 
     todo = moments(dataset, window, limit=_JUDGES, max_staleness_days=0, seed=seed, first_only=True)
     if not todo:
         return None
-    attributes = user_attributes(dataset, [moment.user for moment in todo])
-    users = [
-        user_at(dataset, moment, about) for moment, about in zip(todo, attributes, strict=True)
-    ]
+    users = _users_at(dataset, todo)
 
     def score(model: TwoTower) -> float:
         index = BruteForceIndex(model.item_vectors)
@@ -165,107 +323,100 @@ def _judge(dataset: Dataset, window: Window, seed: int) -> Callable[[TwoTower], 
     return score
 
 
-def _publish(
-    store: ArtifactStore,
-    tier: str,
-    dataset: Dataset,
-    dataset_ref: ray.ObjectRef,
-    window: Window,
-    tower: _Tower,
-    config: RetrievalConfig,
-    seed: int,
-) -> Artifact:
-    encoder, vectors, losses = tower.encoder, tower.vectors, tower.losses
-    half_life = half_life_ms(dataset, window.known, config)
-    recent = decayed_counts(dataset, window.known, window.as_of_ms, half_life)
-    always = decayed_counts(dataset, window.known, window.as_of_ms, None)
-    popularity = (recent + _ALL_TIME_SHARE * always).astype(np.float32)
-    queries = _tuning_queries(dataset, window, encoder, seed)
-    with store.stage(tier) as staged:
-        (staged.path / "tower").mkdir()
-        encoder.save(staged.path / "tower")
-        columns = ray.put((vectors, popularity, queries))
-        reports = ray.get(
-            [
-                _build_shard.remote(dataset_ref, columns, config, seed, shard, str(staged.path))
-                for shard in range(config.shards)
-            ]
-        )
-        return staged.publish(
-            meta={
-                "dim": vectors.shape[1],
-                "shards": config.shards,
-                "items_total": dataset.n_items,
-                "items_per_shard": [report["items"] for report in reports],
-                "watermark_ms": window.as_of_ms,
-                "item_features": {
-                    name: feature.role for name, feature in dataset.schema.item_features.items()
-                },
-                "sources": list(SOURCES),
-                "embedding_space": hashlib.sha256(vectors.tobytes()).hexdigest()[:16],
-                "schema_hash": dataset.schema.digest(),
-                "half_life_ms": half_life,
-                "metrics": {"loss": list(losses), "index": reports},
-            }
-        )
+def _users_at(dataset: Dataset, todo: Sequence[Moment]) -> list[UserContext]:
+    attributes = user_attributes(dataset, [moment.user for moment in todo])
+    return [user_at(dataset, moment, about) for moment, about in zip(todo, attributes, strict=True)]
 
 
 @ray.remote(num_cpus=1)
-def _build_shard(
-    dataset: Dataset,
-    columns: tuple[Floats, Floats, Floats],
-    config: RetrievalConfig,
-    seed: int,
-    shard: int,
-    folder: str,
-) -> dict[str, Any]:
-    vectors, popularity, queries = columns
-    mine = np.flatnonzero(shard_of(dataset.item_keys, config.shards) == shard)
-    items = dataset.items.take(mine)
-    slice_ = _Slice(dataset.item_keys[mine], vectors[mine], popularity[mine], items)
-    return slice_.write(slice_folder(Path(folder), shard), config, queries, seed)
+def _write_slice(
+    lesson: _Lesson, columns: tuple[Floats, Floats | None], shard: int, folder: str
+) -> dict[str, Any] | None:
+    """One slice's items, vectors and, where the source is asked for, two-tower index."""
+    vectors, queries = columns
+    dataset, writer = lesson.dataset, _writer(lesson, Path(folder))
+    writer.write_items(dataset.item_keys, vectors, dataset.items, shard)
+    if not lesson.retrieval.quotas[TOWER_SOURCE]:
+        return None
+    writer.write_source(TOWER_SOURCE, SourceData(), shard)
+    return writer.write_index(TOWER_SOURCE, vectors, shard, queries=queries, seed=lesson.seed)
 
 
-class _Slice:
-    """The items of one shard."""
-
-    def __init__(self, keys: Any, vectors: Floats, popularity: Floats, items: Any) -> None:
-        self.keys, self.vectors, self.popularity, self.items = keys, vectors, popularity, items
-
-    def write(
-        self, folder: Path, config: RetrievalConfig, queries: Floats | None, seed: int
-    ) -> dict[str, Any]:
-        """Write all files of the slice and build its index; the index's report."""
-        folder.mkdir()
-        np.save(folder / "keys.npy", self.keys)
-        np.save(folder / "vectors.npy", self.vectors)
-        np.save(folder / "popularity.npy", self.popularity)
-        pq.write_table(self.items, folder / "items.parquet", compression="zstd")
-        report = build_index(
-            np.ascontiguousarray(self.vectors),
-            folder / "index",
-            exact_below=config.exact_below,
-            recall_target=config.recall_target,
-            k=config.candidates,
-            seed=seed,
-            queries=queries,
-        )
-        return asdict(report)
+def _writer(lesson: _Lesson, folder: Path) -> Writer:
+    return Writer(folder, lesson.dataset.item_keys, lesson.retrieval, lesson.retrieval.shards)
 
 
-def _tuning_queries(
-    dataset: Dataset, window: Window, encoder: UserEncoder, seed: int
-) -> Floats | None:
+def _tuning_queries(lesson: _Lesson, window: Window, encoder: UserEncoder) -> Floats | None:
     """Vectors of users drawn from the window; None when there are too few to tune on."""
-    users = np.unique(dataset.events.user[window.known])
-    chosen = np.random.default_rng(seed).permutation(users)[:_TUNING_QUERIES]
+    users = np.unique(lesson.dataset.events.user[window.known])
+    chosen = np.random.default_rng(lesson.seed).permutation(users)[:_TUNING_QUERIES]
     if len(chosen) < 32:
         return None
-    histories = user_histories(dataset, window.known, chosen)
+    histories = user_histories(lesson.dataset, window.known, chosen)
     contexts = [
         UserContext(user_key=0, history=history, time_ms=window.as_of_ms) for history in histories
     ]
     return np.stack([encoder.encode(context) for context in contexts])
+
+
+def _learn_fusion(build: _Build, lesson: _Lesson, lesson_ref: ray.ObjectRef) -> LearnedFusion:
+    """What each source of the backtest is worth, from what its users went on to like."""
+    todo = [
+        moment
+        for moment in moments(
+            lesson.dataset,
+            build.window,
+            limit=2 * _FUSION_USERS,
+            max_staleness_days=lesson.config.serving.max_staleness_days,
+            seed=lesson.seed,
+            first_only=True,
+        )
+        if relevant_rows(lesson.dataset, moment)
+    ][:_FUSION_USERS]
+    board, meta = new_board(), build.meta()
+    chunks = [
+        todo[at : at + _FUSION_USERS_A_TASK] for at in range(0, len(todo), _FUSION_USERS_A_TASK)
+    ]
+    tasks = [_propose.remote(lesson_ref, meta, str(build.folder), chunk) for chunk in chunks]
+    proposed = [one for chunk in wait_for(tasks, board, "blend") for one in chunk]
+    learned = _fit_fusion.remote(lesson_ref, tuple(build.present), proposed)
+    return wait_for([learned], board, "blend")[0]
+
+
+@ray.remote(num_cpus=1)
+def _propose(
+    lesson: _Lesson, meta: Mapping[str, Any], folder: str, todo: Sequence[Moment]
+) -> list[Proposed]:
+    """What every source of a staged version proposes to some users."""
+    read = RetrievalMeta.read(meta, Path(folder))
+    generations = [
+        Generation.open_folder(Path(folder), read, shard, version="staged")
+        for shard in range(read.shards)
+    ]
+    proposer = Proposer(generations, lesson.config)
+    quotas = {name: lesson.retrieval.quotas[name] for name in read.sources}
+    keys = lesson.dataset.item_keys
+    return [
+        Proposed.of(
+            read.sources,
+            proposer.sources(user, quotas),
+            keys[sorted(relevant_rows(lesson.dataset, moment))],
+        )
+        for moment, user in zip(todo, _users_at(lesson.dataset, todo), strict=True)
+    ]
+
+
+@ray.remote(num_cpus=1)
+def _fit_fusion(
+    lesson: _Lesson, names: Sequence[str], proposed: Sequence[Proposed]
+) -> LearnedFusion:
+    return learn_fusion(
+        names,
+        proposed,
+        limit=lesson.retrieval.candidates,
+        guaranteed=lesson.retrieval.guaranteed,
+        seed=lesson.seed,
+    )
 
 
 def promote(store: ArtifactStore, artifact: Artifact) -> None:
@@ -278,64 +429,6 @@ def current_or_none(store: ArtifactStore, tier: str) -> str | None:
         return store.current(tier)
     except ArtifactNotFound:
         return None
-
-
-def reshard(workdir: Path, shards: int, *, version: str | None = None) -> str:
-    """The version with its items divided over another number of shards; published, not promoted.
-
-    It has the same vectors, so it ranks items as its parent does. Made once; later calls find it.
-    Raises `InvalidField` or what opening the parent raises.
-    """
-    store = ArtifactStore(workdir / "artifacts")
-    parent = store.open("retrieval", version)
-    if _shards_of(parent) == shards:
-        return parent.version
-    name = f"{parent.version}-s{shards}"
-    if name in store.versions("retrieval"):
-        return name
-    config = Config.load(workdir / "shortlist.yaml").retrieval
-    whole = read_slices(parent)
-    with store.stage("retrieval") as staged:
-        shutil.copytree(parent.path / "tower", staged.path / "tower")
-        owner = shard_of(whole.keys, shards)
-        reports = []
-        for shard in range(shards):
-            mine = np.flatnonzero(owner == shard)
-            part = _Slice(
-                whole.keys[mine],
-                whole.vectors[mine],
-                whole.popularity[mine],
-                whole.items.take(mine),
-            )
-            reports.append(part.write(slice_folder(staged.path, shard), config, None, 0))
-        meta = dict(parent.manifest.meta) | {
-            "shards": shards,
-            "items_per_shard": [report["items"] for report in reports],
-        }
-        staged.publish(version=name, meta=meta, parents={"retrieval": parent.version})
-    return name
-
-
-def read_slices(artifact: Artifact) -> _Slice:
-    """All slices of an artifact as one, by ascending key."""
-    folders = [slice_folder(artifact.path, shard) for shard in range(_shards_of(artifact))]
-
-    def column(name: str) -> npt.NDArray[Any]:
-        return np.concatenate([np.load(one / name, allow_pickle=False) for one in folders])
-
-    keys = column("keys.npy")
-    order = np.argsort(keys)
-    items = pa.concat_tables([pq.read_table(one / "items.parquet") for one in folders])
-    return _Slice(
-        keys[order],
-        column("vectors.npy")[order],
-        column("popularity.npy")[order],
-        items.take(order),
-    )
-
-
-def _shards_of(artifact: Artifact) -> int:
-    return RetrievalMeta.of(artifact).shards
 
 
 @click.command(context_settings={"auto_envvar_prefix": "SHORTLIST", "show_default": True})
