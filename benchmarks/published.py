@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 from rich.markup import escape
@@ -22,11 +22,12 @@ from rich.table import Table
 from benchmarks.protocols.cpu_meter import CpuMeter
 from benchmarks.protocols.exams import exams_of, rating_exams_of
 from benchmarks.protocols.marking import mark_rankings, mark_ratings
-from benchmarks.protocols.preparing import prepare
+from benchmarks.protocols.preparing import Part, Prepared, prepare
 from benchmarks.protocols.protocol import Protocol, protocol_names
 from shortlist.artifacts import ArtifactStore
 from shortlist.commands.terminal import Terminal
 from shortlist.commands.train import TIERS, run_to_end
+from shortlist.config import Config
 from shortlist.errors import ShortlistError
 from shortlist.launch import module_command
 
@@ -69,7 +70,7 @@ def main(
     seed: int,
     workdir: Path | None,
     users: int | None,
-    part: Literal["test", "validation"],
+    part: Part,
     rankers: bool,
     measure_only: bool,
     processes: int | None,
@@ -119,7 +120,7 @@ class _Run:
     source: Path | None  # None: the workdir is trained already
     seed: int
     users: int | None
-    part: Literal["test", "validation"]
+    part: Part
     rankers: bool
     processes: int
 
@@ -128,12 +129,7 @@ class _Run:
         started = time.monotonic()
         with CpuMeter() as meter:
             steps = _Steps(meter)
-            if self.source is not None:
-                with steps.timed("import"):
-                    prepare(self.protocol, self.source, self.workdir, self.part, terminal)
-                for tier in TIERS:
-                    with steps.timed(f"train {tier}"):
-                        self._train(tier, terminal)
+            prepared = self._prepare_and_train(steps, terminal)
             with steps.timed("measure"):
                 systems, users = self._measure(terminal)
             cpu_s = meter.seconds
@@ -142,7 +138,7 @@ class _Run:
             "protocol": {
                 "name": self.protocol.name,
                 "title": self.protocol.title,
-                "part": self.part,
+                "part": prepared.part,
                 "users": users,
                 "metrics": self.protocol.metrics,
             },
@@ -152,13 +148,27 @@ class _Run:
                 for row in self.protocol.published
             ],
             "published_source": self.protocol.source,
-            "seed": self.seed,
+            "seed": prepared.seed,
             "cpu_s": cpu_s,
             "seconds": time.monotonic() - started,
             "steps": steps.costs,
             "versions": {tier: store.current(tier) for tier in TIERS},
-            "settings": self.protocol.settings,
+            "settings": Config.load(self.workdir / "shortlist.yaml").model_dump(
+                mode="json", exclude_defaults=True
+            ),
         }
+
+    def _prepare_and_train(self, steps: _Steps, terminal: Terminal) -> Prepared:
+        """What the workdir holds afterwards."""
+        if self.source is None:
+            return Prepared.load(self.workdir, self.protocol.name)
+        prepared = Prepared(protocol=self.protocol.name, part=self.part, seed=self.seed)
+        with steps.timed("import"):
+            prepare(self.protocol, self.source, self.workdir, prepared, terminal)
+        for tier in TIERS:
+            with steps.timed(f"train {tier}"):
+                self._train(tier, terminal)
+        return prepared
 
     def _train(self, tier: str, terminal: Terminal) -> None:
         terminal.err.rule(f"training {tier}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
 
 from benchmarks.protocols.exams import exams_of, rating_exams_of
 from benchmarks.protocols.held_out import read_held_out
-from benchmarks.protocols.preparing import files_folder, prepare
+from benchmarks.protocols.preparing import NotPrepared, Part, Prepared, files_folder, prepare
 from benchmarks.protocols.protocol import Protocol
 from shortlist.commands.terminal import Terminal
 from shortlist.config import Config
@@ -24,8 +23,6 @@ from tests.benchmarks.protocols.files import (
 from training.dataset import Dataset
 from training.windows import backtest_window, serving_window
 
-Part = Literal["test", "validation"]
-
 
 def lists_of(path: Path) -> dict[str, set[str]]:
     rows = (line.split() for line in path.read_text().splitlines())
@@ -33,7 +30,8 @@ def lists_of(path: Path) -> dict[str, set[str]]:
 
 
 def prepared(name: str, source: Path, workdir: Path, part: Part = "test") -> Dataset:
-    prepare(protocol_of(name), source, workdir, part, Terminal(as_json=True))
+    prepared = Prepared(protocol=name, part=part, seed=0)
+    prepare(protocol_of(name), source, workdir, prepared, Terminal(as_json=True))
     return Dataset.load(workdir / "dataset")
 
 
@@ -98,6 +96,19 @@ def test_data_without_anything_to_find_is_refused(tmp_path: Path) -> None:
     prepared("gowalla", source, workdir)
     with pytest.raises(ArtifactRefused, match="nothing to find"):
         exams_of(protocol_of("gowalla"), workdir, None, 0)
+
+
+def test_a_workdir_says_what_it_was_made_for(tmp_path: Path) -> None:
+    prepared("gowalla", write_lists(tmp_path / "source"), tmp_path / "workdir", "validation")
+    made = Prepared.load(tmp_path / "workdir", "gowalla")
+    assert made == Prepared(protocol="gowalla", part="validation", seed=0)
+    with pytest.raises(NotPrepared, match="of the protocol gowalla, not ml-1m"):
+        Prepared.load(tmp_path / "workdir", "ml-1m")
+
+
+def test_another_folder_is_no_workdir_of_a_run(tmp_path: Path) -> None:
+    with pytest.raises(NotPrepared, match=r"protocol\.json"):
+        Prepared.load(tmp_path, "gowalla")
 
 
 # --- held-out users ---
