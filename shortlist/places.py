@@ -103,6 +103,6 @@ def nearest_km(
         return np.full(len(points), np.inf)
     here = points.astype(np.float64)
     lengths = (here**2).sum(axis=1)  # the roundings of float32 included, hence exact to a metre
-    chords = np.min((others**2).sum(axis=1) - 2 * (here @ others.T), axis=1) + lengths
-    distance = 2 * _EARTH_KM * np.arcsin(np.sqrt(np.clip(chords, 0, 4)) / 2)
+    nearest = np.min((others**2).sum(axis=1)[:, None] - 2 * (others @ here.T), axis=0)
+    distance = 2 * _EARTH_KM * np.arcsin(np.sqrt(np.clip(lengths + nearest, 0, 4)) / 2)
     return np.where(lengths > 0, distance, np.inf)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,10 @@ import scipy.sparse as sp
 
 from ranking_svc.features import ItemTable
 from shortlist.features import FeatureEncoder
+from shortlist.places import points_on_earth
 from training.dataset import UNKNOWN_TIME_MS, Dataset
 from training.encoding import entity_columns
+from training.sparse_top import top_per_row
 
 __all__ = ["HalfLives", "build_item_table", "decayed_counts"]
 
@@ -21,6 +25,7 @@ Rows = npt.NDArray[np.int64]
 
 _SPAN_PARTS = (200, 50, 20, 4)  # half-lives as parts of the time that the data spans
 _NEIGHBOURS = 50
+_BLOCK = 1024  # items at a time: bounds the memory of their products
 _SHRINKAGE = 5.0  # co-occurrence counts below this say little
 _USER_CAP = 200  # newest interactions of a user that co-occur
 _PRIOR_VALUES = 10.0  # interactions' worth of trust in the mean value of all items
@@ -44,8 +49,15 @@ class HalfLives:
     @property
     def statistics(self) -> tuple[str, ...]:
         """Names of the statistics columns that these speeds lead to."""
-        speeds = [f"popularity_{place}" for place in range(len(self.values_ms))]
-        return (*speeds, "popularity_all", *(["trend"] if speeds else []), "value")
+        speeds = range(len(self.values_ms))
+        return (
+            *(f"popularity_{place}" for place in speeds),
+            "popularity_all",
+            *(["trend"] if speeds else []),
+            *(f"trend_{place}" for place in speeds),
+            "events",
+            "value",
+        )
 
 
 def decayed_counts(
@@ -68,9 +80,8 @@ def build_item_table(
     half_lives: HalfLives,
 ) -> ItemTable:
     """The ranker's item table as of a moment, from the interactions `rows` before it."""
-    encoded = encoder.encode(
-        entity_columns(dataset.items, dataset.schema.item_features), dataset.n_items
-    )
+    columns = entity_columns(dataset.items, dataset.schema.item_features)
+    encoded = encoder.encode(columns, dataset.n_items)
     neighbours, affinities = _neighbours(dataset, rows)
     published = np.where(dataset.published_ms == UNKNOWN_TIME_MS, 0, dataset.published_ms)
     return ItemTable(
@@ -78,10 +89,12 @@ def build_item_table(
         vectors=_padded(vectors),
         statistics=_padded(_statistics(dataset, rows, as_of_ms, half_lives)),
         published_ms=_padded(published),
-        first_event_ms=_padded(_first_events(dataset, rows)),
+        first_event_ms=_padded(_event_times(dataset, rows, np.minimum)),
+        last_event_ms=_padded(_event_times(dataset, rows, np.maximum)),
         tokens=_padded(encoded.tokens),
         token_weights=_padded(encoded.weights),
         numeric=_padded(encoded.numeric),
+        places=_padded(_places(dataset, columns)),
         neighbours=_padded(neighbours, fill=dataset.n_items),
         affinities=_padded(affinities),
         token_shares=_token_shares(dataset, rows, encoded.tokens, encoded.weights, encoder),
@@ -98,8 +111,12 @@ def _statistics(dataset: Dataset, rows: Rows, as_of_ms: int, half_lives: HalfLiv
         _scaled(decayed_counts(dataset, rows, as_of_ms, half_life))
         for half_life in (*half_lives.values_ms, None)
     ]
+    # Logarithms, so that a difference is how many times more popular an item has become of late.
     trend = [speeds[0] - speeds[-2]] if half_lives.values_ms else []
-    return np.stack([*speeds, *trend, _mean_values(dataset, rows)], axis=1).astype(np.float32)
+    trends = [faster - slower for faster, slower in pairwise(speeds)]
+    events = np.log1p(np.bincount(dataset.events.item[rows], minlength=dataset.n_items)) / 10
+    values = _mean_values(dataset, rows)
+    return np.stack([*speeds, *trend, *trends, events, values], axis=1).astype(np.float32)
 
 
 def _scaled(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -119,10 +136,24 @@ def _mean_values(dataset: Dataset, rows: Rows) -> npt.NDArray[np.float64]:
     return total / (np.bincount(item, minlength=dataset.n_items) + _PRIOR_VALUES)
 
 
-def _first_events(dataset: Dataset, rows: Rows) -> npt.NDArray[np.int64]:
-    first = np.full(dataset.n_items, np.iinfo(np.int64).max)
-    np.minimum.at(first, dataset.events.item[rows], dataset.events.time_ms[rows])
-    return np.where(first == np.iinfo(np.int64).max, 0, first)
+def _event_times(dataset: Dataset, rows: Rows, choose: np.ufunc) -> npt.NDArray[np.int64]:
+    """Each item's earliest or latest event, by `choose`, 0 = never, [n_items]."""
+    item, times = dataset.events.item[rows], dataset.events.time_ms[rows]
+    chosen = np.zeros(dataset.n_items, np.int64)
+    chosen[item] = times
+    choose.at(chosen, item, times)
+    return chosen
+
+
+def _places(dataset: Dataset, columns: Mapping[str, Sequence[Any]]) -> Floats:
+    """Where items are by each feature with coordinates, [n_items, p, 3]."""
+    located = [
+        np.array(columns[name], np.float64)  # None becomes NaN
+        for name, feature in dataset.schema.item_features.items()
+        if feature.has_coordinates
+    ]
+    points = [points_on_earth(pairs[:, 0], pairs[:, 1]) for pairs in located]
+    return np.stack(points, axis=1) if points else np.zeros((dataset.n_items, 0, 3), np.float32)
 
 
 def _token_shares(
@@ -156,23 +187,36 @@ def _neighbours(dataset: Dataset, rows: Rows) -> tuple[npt.NDArray[np.int32], Fl
     seen = sp.csr_matrix((ones, (events.user[rows], events.item[rows])), shape=shape)
     seen.data[:] = 1.0
     norms = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())
-    neighbours = np.full((n_items, _NEIGHBOURS), n_items, np.int32)
-    affinities = np.zeros((n_items, _NEIGHBOURS), np.float32)
+    neighbours, affinities = [], []
     by_item = seen.T.tocsr()
-    block = 2048  # items at a time: bounds the memory of the product
-    for start in range(0, n_items, block):
-        together = (by_item[start : start + block] @ seen).tocsr()
-        for row in range(together.shape[0]):
-            item = start + row
-            span = slice(together.indptr[row], together.indptr[row + 1])
-            others, counts = together.indices[span], together.data[span]
-            others, counts = others[others != item], counts[others != item]
-            scale = norms[item] * norms[others] * (1 + _SHRINKAGE / np.maximum(counts, 1))
-            cosine = counts / np.maximum(scale, 1e-9)
-            best = np.argsort(-cosine, kind="stable")[:_NEIGHBOURS]
-            neighbours[item, : len(best)] = others[best]
-            affinities[item, : len(best)] = cosine[best]
-    return neighbours, affinities
+    for start in range(0, n_items, _BLOCK):
+        together = (by_item[start : start + _BLOCK] @ seen).tocsr()
+        best = top_per_row(_cosines(together, start, norms), _NEIGHBOURS)
+        rows_of_block, cosines = _best_first(best, nobody=n_items)
+        neighbours.append(rows_of_block)
+        affinities.append(cosines)
+    return np.concatenate(neighbours), np.concatenate(affinities)
+
+
+def _cosines(together: sp.csr_matrix, start: int, norms: Floats) -> sp.csr_matrix:
+    """Shrunk cosines of the items from row `start` with all others, from counts of common users."""
+    items = start + np.repeat(np.arange(together.shape[0]), np.diff(together.indptr))
+    counts = together.data
+    scale = norms[items] * norms[together.indices] * (1 + _SHRINKAGE / counts)
+    together.data = np.where(together.indices == items, 0, counts / scale).astype(np.float32)
+    together.eliminate_zeros()
+    return together
+
+
+def _best_first(best: sp.csr_matrix, *, nobody: int) -> tuple[npt.NDArray[np.int32], Floats]:
+    """The entries of each row by falling value, padded: columns and values, [rows, 50]."""
+    lengths = np.diff(best.indptr)
+    places = np.arange(_NEIGHBOURS) < lengths[:, None]
+    columns = np.full(places.shape, nobody, np.int32)
+    values = np.zeros(places.shape, np.float32)
+    columns[places], values[places] = best.indices, best.data
+    order = np.argsort(-values, axis=1, kind="stable")
+    return np.take_along_axis(columns, order, 1), np.take_along_axis(values, order, 1)
 
 
 def _newest_per_user(users: npt.NDArray[np.int32], rows: Rows) -> Rows:

@@ -15,7 +15,8 @@ from ranking_svc.features import FeatureBuilder, FeatureSpec, ItemTable
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.features import FeatureEncoder
 from shortlist.ids import keys_of
-from tests.ranking_svc.tables import CONTEXT, ITEM, NOW_MS, USER
+from shortlist.places import points_on_earth
+from tests.ranking_svc.tables import CONTEXT, ITEM, NOW_MS, STATISTICS, USER
 from training.onnx_export import write_onnx
 
 KEYS = np.sort(keys_of(f"item-{number}" for number in range(40)))
@@ -25,9 +26,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def random_builder(seed: int = 0) -> FeatureBuilder:
-    spec = FeatureSpec(
-        sources=("two_tower", "popular"), statistics=("popularity", "value"), has_time=True
-    )
+    spec = FeatureSpec(sources=("two_tower", "popular"), statistics=STATISTICS, has_time=True)
     return FeatureBuilder(spec, random_table(seed), ITEM, USER, CONTEXT)
 
 
@@ -49,9 +48,11 @@ def random_table(seed: int = 0, item: FeatureEncoder = ITEM) -> ItemTable:
         statistics=padded(rng.gamma(1.0, size=(n, 2)).astype(np.float32)),
         published_ms=padded(NOW_MS - rng.integers(0, 10**10, n)),
         first_event_ms=padded(NOW_MS - rng.integers(0, 10**10, n)),
+        last_event_ms=padded(NOW_MS - rng.integers(0, 10**10, n)),
         tokens=padded(encoded.tokens),
         token_weights=padded(encoded.weights),
         numeric=padded(encoded.numeric),
+        places=padded(points_on_earth(rng.uniform(-90, 90, n), rng.uniform(-180, 180, n))[:, None]),
         neighbours=padded(rng.integers(0, n + 1, (n, 5)).astype(np.int32), fill=n),
         affinities=padded(rng.random((n, 5)).astype(np.float32)),
         token_shares=np.full(item.vocabulary_size, 0.5, np.float32),

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ranking_svc.features import FeatureBuilder, FeatureSpec, ItemTable
 from shortlist.features import FeatureEncoder
+from shortlist.places import points_on_earth
 from shortlist.tiers import Candidates, History, UserContext
 
 DAY_MS = 86_400_000
@@ -26,6 +27,9 @@ USER = FeatureEncoder.fit(
     {"genre": "categorical", "age": "numeric"},
 )
 CONTEXT = FeatureEncoder.fit({"device": ["phone", "desk"] * 2}, {"device": "categorical"})
+STATISTICS = ("popularity_all", "value")
+LATITUDES = [48.86, 48.86, 45.76, np.nan, -33.87]
+LONGITUDES = [2.35, 2.45, 4.84, np.nan, 151.21]
 NOTHING = FeatureEncoder([], [])
 
 
@@ -36,9 +40,7 @@ def builder(
     user: FeatureEncoder = USER,
     context: FeatureEncoder = CONTEXT,
 ) -> FeatureBuilder:
-    spec = FeatureSpec(
-        sources=("two_tower", "popular"), statistics=("popularity", "value"), has_time=has_time
-    )
+    spec = FeatureSpec(sources=("two_tower", "popular"), statistics=STATISTICS, has_time=has_time)
     return FeatureBuilder(spec, table(item), item, user, context)
 
 
@@ -59,9 +61,11 @@ def table(item: FeatureEncoder = ITEM) -> ItemTable:
             np.array([NOW_MS - 10 * DAY_MS, 0, NOW_MS + DAY_MS, NOW_MS, NOW_MS]), np.int64
         ),
         first_event_ms=padded(np.array([NOW_MS - 3 * DAY_MS, 0, 0, 0, 0]), np.int64),
+        last_event_ms=padded(np.array([NOW_MS - DAY_MS, 0, 0, 0, 0]), np.int64),
         tokens=padded(encoded.tokens, np.int32),
         token_weights=padded(encoded.weights),
         numeric=padded(encoded.numeric),
+        places=padded(points_on_earth(LATITUDES, LONGITUDES)[:, None, :]),
         neighbours=padded([[1, 2], [0, 5], [0, 5], [5, 5], [5, 5]], np.int32, fill=5),
         affinities=padded([[0.5, 0.25], [0.5, 0], [0.25, 0], [0, 0], [0, 0]]),
         token_shares=(shares / clicks.sum()).astype(np.float32),
@@ -89,6 +93,7 @@ def candidates(*keys: int) -> Candidates:
         sources=((ranks[0] >= 0) + 2 * (ranks[1] >= 0)).astype(np.uint32),
         scores=both,
         ranks=ranks,
+        fused=1 / np.arange(61, 61 + n, dtype=np.float32),
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def test_half_lives_are_parts_of_the_span_of_the_data() -> None:
     assert lives.values_ms == (10.0, 40.0, 100.0, 500.0)
     assert lives.statistics == (
         *("popularity_0", "popularity_1", "popularity_2", "popularity_3"),
-        *("popularity_all", "trend", "value"),
+        *("popularity_all", "trend", "trend_0", "trend_1", "trend_2", "trend_3"),
+        *("events", "value"),
     )
 
 
@@ -71,16 +73,17 @@ def test_statistics_have_a_column_for_every_name(timed: bool) -> None:
     assert table_of(dataset, rows).statistics.shape == (dataset.n_items + 1, len(names))
 
 
-def test_data_without_times_has_popularity_and_value_only() -> None:
+def test_data_without_times_has_one_popularity_and_no_trend() -> None:
     dataset = random_dataset(timed=False)
     rows = dataset.rows_of_split("train")
-    assert HalfLives.of(dataset, rows).statistics == ("popularity_all", "value")
+    assert HalfLives.of(dataset, rows).statistics == ("popularity_all", "events", "value")
     table = table_of(dataset, rows)
     counts = decayed_counts(dataset, rows, 0, None)
     np.testing.assert_allclose(
         table.statistics[:-1, 0], np.log1p(counts / counts.mean()), rtol=1e-6
     )
     assert not table.first_event_ms.any()
+    assert not table.last_event_ms.any()
 
 
 def test_trend_is_the_fastest_popularity_against_the_slowest() -> None:
@@ -91,6 +94,35 @@ def test_trend_is_the_fastest_popularity_against_the_slowest() -> None:
     np.testing.assert_allclose(
         column["trend"], column["popularity_0"] - column["popularity_3"], atol=1e-6
     )
+
+
+def test_trends_hold_each_speed_against_the_next_slower_one() -> None:
+    dataset = random_dataset()
+    rows = dataset.rows_of_split("train")
+    names = HalfLives.of(dataset, rows).statistics
+    column = dict(zip(names, table_of(dataset, rows).statistics.T, strict=True))
+    speeds = ["popularity_0", "popularity_1", "popularity_2", "popularity_3", "popularity_all"]
+    for place, (faster, slower) in enumerate(pairwise(speeds)):
+        trend = column[faster] - column[slower]
+        np.testing.assert_allclose(column[f"trend_{place}"], trend, atol=1e-6)
+
+
+def test_an_item_that_everybody_turned_to_lately_trends() -> None:
+    dataset = tiny_dataset(np.arange(40), [0] * 20 + [1] * 20, time_ms=np.arange(40) * DAY_MS)
+    rows = np.arange(40)
+    names = HalfLives.of(dataset, rows).statistics
+    for place, name in enumerate(names):
+        if name.startswith("trend"):
+            statistics = table_of(dataset, rows).statistics[:, place]
+            assert statistics[1] > 0 > statistics[0], name
+
+
+def test_events_are_counted_whatever_they_weigh() -> None:
+    dataset = tiny_dataset([0, 1, 2, 0], [0, 0, 0, 1], items=3, weight=[0.0, 1.0, 5.0, 1.0])
+    rows = np.arange(4)
+    place = HalfLives.of(dataset, rows).statistics.index("events")
+    expected = np.log1p([3, 1, 0, 0]) / 10
+    np.testing.assert_allclose(table_of(dataset, rows).statistics[:, place], expected, rtol=1e-6)
 
 
 def test_values_are_standardised_and_shrunk_to_the_mean() -> None:
@@ -111,13 +143,41 @@ def test_values_that_are_all_alike_or_missing_say_nothing() -> None:
 # --- moments ---
 
 
-def test_the_first_event_and_the_publication_are_known_or_zero() -> None:
+def test_the_events_at_the_ends_and_the_publication_are_known_or_zero() -> None:
     dataset = tiny_dataset(
         [0, 1, 0], [1, 1, 0], items=3, time_ms=[30, 40, 50], published_ms=[None, 20, None]
     )
     table = table_of(dataset, np.arange(3))
     assert table.first_event_ms.tolist() == [50, 30, 0, 0]
+    assert table.last_event_ms.tolist() == [50, 40, 0, 0]
     assert table.published_ms.tolist() == [0, 20, 0, 0]
+
+
+# --- places ---
+
+
+def test_items_are_where_their_coordinates_say() -> None:
+    dataset = tiny_dataset(
+        [0, 0],
+        [0, 1],
+        items=3,
+        item_features={
+            "shop": ("geo", [(90.0, 0.0), (0.0, 90.0), (None, 1.0)]),
+            "country": ("geo", ["NZ", "NO", "NZ"]),
+            "maker": ("geo", [(None, None), (0.0, 0.0), (0.0, 0.0)]),
+        },
+    )
+    places = table_of(dataset, np.arange(2)).places
+    shops, makers = [[0, 0, 1], [0, 1, 0], [0, 0, 0]], [[0, 0, 0], [1, 0, 0], [1, 0, 0]]
+    np.testing.assert_allclose(places[:-1, 0], shops, atol=1e-7)
+    np.testing.assert_allclose(places[:-1, 1], makers, atol=1e-7)
+    assert not places[-1].any()
+
+
+def test_items_without_coordinates_have_no_places() -> None:
+    dataset = random_dataset()
+    table = table_of(dataset, dataset.rows_of_split("train"))
+    assert table.places.shape == (dataset.n_items + 1, 0, 3)
 
 
 # --- co-occurrence ---
@@ -153,6 +213,18 @@ def test_neighbours_are_the_naive_cosines_best_first() -> None:
         np.testing.assert_allclose(found, expected[item], rtol=1e-5)
         assert (np.diff(table.affinities[item]) <= 0).all()
         assert not table.affinities[item][~known].any()
+
+
+def test_neighbours_do_not_depend_on_how_many_items_are_looked_at_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = random_dataset()
+    rows = dataset.rows_of_split("train")
+    whole = table_of(dataset, rows)
+    monkeypatch.setattr(item_statistics, "_BLOCK", 7)
+    parts = table_of(dataset, rows)
+    np.testing.assert_array_equal(parts.neighbours, whole.neighbours)
+    np.testing.assert_array_equal(parts.affinities, whole.affinities)
 
 
 def test_only_the_best_neighbours_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +271,7 @@ def test_the_last_row_stands_for_unknown_items() -> None:
     dataset = random_dataset()
     table = table_of(dataset, dataset.rows_of_split("train"))
     assert (table.neighbours[-1] == dataset.n_items).all()
-    for name in ("vectors", "statistics", "published_ms", "tokens", "numeric", "affinities"):
+    for name in ("vectors", "statistics", "last_event_ms", "tokens", "numeric", "affinities"):
         assert not getattr(table, name)[-1].any()
 
 
