@@ -40,7 +40,7 @@ async def embedded(
     store = ArtifactStore(artifacts or workdir / "artifacts")
     shards, ranker = await asyncio.gather(
         asyncio.to_thread(_shards, store, retrieval_version),
-        asyncio.to_thread(LocalRanker.open, store, ranking_version, config.ranking.engine),
+        asyncio.to_thread(LocalRanker.open, store, ranking_version, config.ranking),
     )
     recommender = assemble(
         config,

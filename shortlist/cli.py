@@ -21,6 +21,7 @@ from shortlist.commands.evaluate import evaluate
 from shortlist.commands.import_data import import_data
 from shortlist.commands.recommend import recommend
 from shortlist.commands.serve import serve
+from shortlist.commands.similar import similar
 from shortlist.commands.train import train
 from shortlist.commands.up import up
 from shortlist.errors import ShortlistError
@@ -71,7 +72,7 @@ def cli(context: click.Context, debug: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in (data, import_data, train, evaluate, serve, up, recommend, demo):
+for command in (data, import_data, train, evaluate, serve, up, recommend, similar, demo):
     cli.add_command(command)
 
 

@@ -1,22 +1,25 @@
-"""A page of recommendations as tables for people and as one JSON object for programs."""
+"""Recommended items as tables for people and as one JSON object for programs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shortlist.page import Page, Trace
+from shortlist.page import Page, SimilarItems, Trace
 from shortlist.tiers import AttributeValue
 
-__all__ = ["page_document", "show_page"]
+__all__ = ["Answer", "page_document", "show_page"]
+
+Answer = Page | SimilarItems
 
 
-def page_document(page: Page) -> dict[str, object]:
-    """What `--json` prints: the fields of `shortlist.page.Page`, empty attributes left out."""
+def page_document(page: Answer) -> dict[str, object]:
+    """What `--json` prints: the fields of the answer (`shortlist.page`), empty attributes left
+    out."""
     document = asdict(page)
     document["items"] = [
         {name: value for name, value in item.items() if name != "attributes" or value}
@@ -26,7 +29,7 @@ def page_document(page: Page) -> dict[str, object]:
     return document
 
 
-def show_page(page: Page, console: Console, *, title: str) -> None:
+def show_page(page: Answer, console: Console, *, title: str) -> None:
     """The page, the funnel where the page carries one, and what is missing from it."""
     console.print(_page_table(page, title))
     if page.trace is not None:
@@ -37,7 +40,7 @@ def show_page(page: Page, console: Console, *, title: str) -> None:
         console.print(f"[yellow]degraded:[/] {text}", soft_wrap=True)
 
 
-def _page_table(page: Page, title: str) -> Table:
+def _page_table(page: Answer, title: str) -> Table:
     table = Table(title=title)
     table.add_column("#", justify="right")
     table.add_column("title", max_width=60, no_wrap=True)
@@ -78,19 +81,30 @@ def _funnel_table(trace: Trace) -> Table:
     return table
 
 
-def _summary(page: Page) -> str:
+def _summary(page: Answer) -> str:
     coverage = page.coverage
     parts = [
         f"{coverage.shards_answered}/{coverage.shards_total} shards searched "
         f"{coverage.items_searched:,} of {coverage.items_total:,} items",
         f"retrieval {page.versions.retrieval or 'none'}",
-        f"ranking {page.versions.ranking or 'none'}",
     ]
-    if page.cold_start:
-        parts.append("cold start: nothing is known of this user")
-    if page.unknown_items:
-        parts.append(f"{page.unknown_items} unknown item ids in the request")
+    if isinstance(page, Page):
+        parts.extend(_personal(page))
     return "[dim]" + " · ".join(parts) + "[/]"
+
+
+def _personal(page: Page) -> Iterator[str]:
+    """What only an answer for somebody has to tell."""
+    versions = page.versions
+    yield f"ranking {versions.ranking or 'none'}"
+    if versions.ranker:
+        yield f"ranker {versions.ranker}"
+    if versions.arm:
+        yield f"arm {versions.arm}"
+    if page.cold_start:
+        yield "cold start: nothing is known of this user"
+    if page.unknown_items:
+        yield f"{page.unknown_items} unknown item ids in the request"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -81,6 +81,12 @@ _TIMEOUT_S = 30.0
     help="An item feature to return with each item. May be repeated.",
 )
 @click.option(
+    "--arm",
+    default="",
+    show_envvar=True,
+    help="Arm of an experiment, from the server's configuration: it decides the ranker.",
+)
+@click.option(
     "--trace/--no-trace",
     default=True,
     show_default=True,
@@ -100,6 +106,7 @@ def recommend(
     exclude: tuple[str, ...],
     include_seen: bool,
     attribute: tuple[str, ...],
+    arm: str,
     trace: bool,
     as_json: bool,
 ) -> None:
@@ -126,6 +133,7 @@ def recommend(
         recent_events=tuple(RecentEvent(item_id=item) for item in recent),
         context=parse_context(context),
         return_attributes=attribute,
+        arm=arm,
         trace=trace,
     )
     terminal = Terminal(as_json=as_json)

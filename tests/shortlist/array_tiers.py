@@ -8,7 +8,7 @@ import numpy as np
 
 from shortlist import wire
 from shortlist.admin import LoadedVersion, TierStatus
-from shortlist.errors import VersionNotServed
+from shortlist.errors import InvalidField, VersionNotServed
 from shortlist.ids import keys_of, shard_of
 from shortlist.serving import remaining_ms
 from shortlist.tiers import (
@@ -30,6 +30,7 @@ from shortlist.v1 import (
 )
 
 VERSION = "v1"
+MODELS = ("by_number", "shifted")
 WATERMARK_MS = 1_600_000_000_000
 
 
@@ -116,7 +117,11 @@ class ArrayRetriever:
     ) -> SourceCandidates:
         keys = order[~np.isin(order, query.exclude)][:k]
         return SourceCandidates(
-            source=name, keys=keys, scores=np.linspace(1, 0, len(keys), dtype=np.float32)
+            source=name,
+            keys=keys,
+            scores=np.linspace(1, 0, len(keys), dtype=np.float32),
+            weight=0.1 * len(name),
+            offset=7.3,
         )
 
     def _check_version(self, version: str | None) -> None:
@@ -140,20 +145,34 @@ class ArrayRanker:
         places = np.array([np.flatnonzero(self._keys == key)[0] for key in keys[known]], np.int64)
         scores = np.zeros(len(keys), np.float32)
         scores[known] = 1 / (1 + places)
+        model = query.model or MODELS[0]
+        if model not in MODELS:
+            raise InvalidField("model", f"unknown ranker {model!r}; known: {', '.join(MODELS)}")
         return Scores(
-            model_version=VERSION, scores=scores, unknown_items=int((~known).sum()), duration_us=5
+            model_version=VERSION,
+            scores=scores + query.candidates.fused if model == "shifted" else scores,
+            model=model,
+            unknown_items=int((~known).sum()),
+            duration_us=5,
         )
 
     async def status(self) -> RankerStatus:
         return RankerStatus(
-            model_version=VERSION, engine="array", items=100, watermark_ms=WATERMARK_MS
+            model_version=VERSION,
+            engine="array",
+            items=100,
+            watermark_ms=WATERMARK_MS,
+            models=MODELS,
         )
 
     async def close(self) -> None: ...
 
     def tier_status(self) -> TierStatus:
         return TierStatus(
-            tier="ranking", versions=(_loaded(VERSION, 100),), capabilities=("array",)
+            tier="ranking",
+            versions=(_loaded(VERSION, 100),),
+            capabilities=("array",),
+            models=MODELS,
         )
 
 

@@ -31,7 +31,7 @@ NAMES = [" ".join(path) for path, _ in COMMANDS]
 
 def test_every_promised_command_is_there() -> None:
     assert set(cli.commands) == {
-        "import", "train", "evaluate", "serve", "up", "recommend", "demo", "data",
+        "import", "train", "evaluate", "serve", "up", "recommend", "similar", "demo", "data",
     }  # fmt: skip
 
 

@@ -129,10 +129,17 @@ class TestRemoteRanker(RankerContract):
     async def test_it_answers_what_the_local_one_answers(
         self, ranker: Ranker, known_keys: Any
     ) -> None:
-        query = a_score_query(known_keys)
-        here, there = await ArrayRanker().score(query), await ranker.score(query)
-        np.testing.assert_array_equal(there.scores, here.scores)
+        for model in ("", "shifted"):
+            query = a_score_query(known_keys, model=model)
+            here, there = await ArrayRanker().score(query), await ranker.score(query)
+            np.testing.assert_array_equal(there.scores, here.scores)
+            assert there.model == here.model
         assert await ranker.status() == await ArrayRanker().status()
+
+    async def test_a_model_that_it_lacks_is_named(self, ranker: Ranker, known_keys: Any) -> None:
+        with pytest.raises(InvalidRequest, match="known: by_number, shifted") as refused:
+            await ranker.score(a_score_query(known_keys, model="oracle"))
+        assert [field for field, _ in refused.value.violations] == ["model"]
 
 
 def test_every_status_but_ok_has_an_error() -> None:

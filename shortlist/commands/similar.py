@@ -1,0 +1,121 @@
+"""`shortlist similar`: items like one item, from a running server or from a workdir."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shortlist.commands.options import json_option
+from shortlist.commands.pages import page_document, show_page
+from shortlist.commands.terminal import Terminal
+from shortlist.page import SimilarItems, SimilarRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+__all__ = ["similar"]
+
+_TIMEOUT_S = 30.0
+
+
+@click.command()
+@click.argument("item")
+@click.option(
+    "--workdir",
+    "-w",
+    envvar="SHORTLIST_WORKDIR",
+    show_envvar=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Answer from this workdir's artifacts, in this process.",
+)
+@click.option(
+    "--target", show_envvar=True, metavar="HOST:PORT", help="Ask this running server instead."
+)
+@click.option(
+    "--page-size",
+    type=click.IntRange(1, 200),
+    show_envvar=True,
+    help="Items wanted. Default: the server's configuration.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="ITEM",
+    show_envvar=True,
+    help="An item to leave out. May be repeated.",
+)
+@click.option(
+    "--attribute",
+    multiple=True,
+    metavar="NAME",
+    show_envvar=True,
+    help="An item feature to return with each item. May be repeated.",
+)
+@click.option(
+    "--trace/--no-trace",
+    default=True,
+    show_default=True,
+    show_envvar=True,
+    help="Show what each stage kept and dropped.",
+)
+@json_option
+def similar(
+    item: str,
+    workdir: Path | None,
+    target: str | None,
+    page_size: int | None,
+    exclude: tuple[str, ...],
+    attribute: tuple[str, ...],
+    trace: bool,
+    as_json: bool,
+) -> None:
+    """Show items like ITEM, most similar first; ITEM is an id as imported.
+
+    \b
+      shortlist similar i17 --workdir W
+      shortlist similar i17 --target 127.0.0.1:7700 --json
+    """
+    request = SimilarRequest(
+        item_id=item,
+        page_size=page_size or 0,
+        exclude_item_ids=exclude,
+        return_attributes=attribute,
+        trace=trace,
+    )
+    terminal = Terminal(as_json=as_json)
+    with terminal.only_json():
+        items = asyncio.run(_answer(request, workdir, target))
+    show_page(items, terminal.out, title=f"Like {item}")
+    terminal.emit(page_document(items))
+
+
+def _answer(
+    request: SimilarRequest, workdir: Path | None, target: str | None
+) -> Coroutine[None, None, SimilarItems]:
+    if target:
+        return _from_server(target, request)
+    if workdir:
+        return _from_workdir(workdir, request)
+    raise click.UsageError(
+        "give --target HOST:PORT, or --workdir FOLDER to answer without a server"
+    )
+
+
+async def _from_server(target: str, request: SimilarRequest) -> SimilarItems:
+    from shortlist.client import AsyncClient
+
+    async with AsyncClient(target) as client:
+        return await client.similar(request, timeout_s=_TIMEOUT_S)
+
+
+async def _from_workdir(workdir: Path, request: SimilarRequest) -> SimilarItems:
+    from orchestrator.embedded import embedded
+
+    recommender = await embedded(workdir)
+    try:
+        return await recommender.similar(request)
+    finally:
+        await recommender.close()
