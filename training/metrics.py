@@ -13,7 +13,6 @@ import numpy.typing as npt
 __all__ = [
     "auc",
     "catalogue_coverage",
-    "exposures",
     "gini",
     "intra_list_diversity",
     "log_loss",
@@ -65,12 +64,6 @@ def log_loss(probabilities: Doubles, liked: Booleans) -> float:
     tiny = np.finfo(np.float64).tiny
     said = np.where(liked, probabilities, 1 - probabilities)
     return float(-np.log(np.maximum(said, tiny)).mean())
-
-
-def exposures(lists: Iterable[npt.NDArray[np.integer]], items: int) -> npt.NDArray[np.int64]:
-    """On how many lists each item is, int64 [items]."""
-    rows = [np.asarray(one, np.int64) for one in lists]
-    return np.bincount(np.concatenate([np.empty(0, np.int64), *rows]), minlength=items)
 
 
 def catalogue_coverage(lists: Iterable[Iterable[int]], items: int) -> float:

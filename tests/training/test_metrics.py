@@ -2,10 +2,22 @@ from __future__ import annotations
 
 import math
 
+import ir_measures
 import numpy as np
 import pytest
+from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 
-from training.metrics import auc, catalogue_coverage, intra_list_diversity, ndcg, recall
+from training.metrics import (
+    auc,
+    catalogue_coverage,
+    gini,
+    intra_list_diversity,
+    log_loss,
+    ndcg,
+    recall,
+    reciprocal_rank,
+    self_information,
+)
 
 
 def test_recall_is_the_share_of_relevant_items_that_were_found() -> None:
@@ -84,3 +96,62 @@ def test_diversity_of_equal_and_of_opposite_items() -> None:
     assert intra_list_diversity([0, 2], vectors) == pytest.approx(2)
     assert math.isnan(intra_list_diversity([0], vectors))
     assert math.isnan(intra_list_diversity([], vectors))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ranking_measures_agree_with_ir_measures(seed: int) -> None:
+    measures = [*(nDCG @ k for k in (10, 20, 100)), *(R @ k for k in (20, 100)), RR]
+    runs, judged = _random_runs(seed, users=40)
+    scored = [
+        ScoredDoc(str(user), str(item), -float(place))
+        for user, ranked in enumerate(runs)
+        for place, item in enumerate(ranked)
+    ]
+    qrels = [Qrel(str(user), str(item), 1) for user, mine in enumerate(judged) for item in mine]
+    theirs = {
+        (int(one.query_id), str(one.measure)): one.value
+        for one in ir_measures.iter_calc(measures, qrels, scored)
+    }
+
+    for user, (ranked, mine) in enumerate(zip(runs, judged, strict=True)):
+        ours = {
+            **{f"nDCG@{k}": ndcg(ranked, mine, k) for k in (10, 20, 100)},
+            **{f"R@{k}": recall(ranked, mine, k) for k in (20, 100)},
+            "RR": reciprocal_rank(ranked, mine),
+        }
+        assert ours == pytest.approx({name: theirs[user, name] for name in ours}, abs=1e-9)
+
+
+def _random_runs(seed: int, users: int) -> tuple[list[list[int]], list[set[int]]]:
+    """Lists of 200 of 400 items, and relevant items of which some are on no list."""
+    rng = np.random.default_rng(seed)
+    runs = [rng.permutation(400)[:200].tolist() for _ in range(users)]
+    sizes = rng.integers(1, 60, users)
+    judged = [set(rng.choice(400, size, replace=False).tolist()) for size in sizes]
+    return runs, judged
+
+
+def test_reciprocal_rank_is_of_the_first_hit() -> None:
+    assert reciprocal_rank([4, 7, 8], {7, 8}) == 0.5
+    assert reciprocal_rank([4, 7, 8], {1}) == 0
+
+
+def test_gini_is_zero_for_equals_and_almost_one_when_one_has_all() -> None:
+    assert gini(np.array([3, 3, 3, 3])) == pytest.approx(0)
+    assert gini(np.array([0, 0, 0, 8])) == pytest.approx(3 / 4)
+    # Half of the mean absolute difference of all pairs, over the mean.
+    counts = np.array([1, 2, 5, 0, 9])
+    gaps = np.abs(counts[:, None] - counts[None]).mean()
+    assert gini(counts) == pytest.approx(gaps / (2 * counts.mean()))
+    assert math.isnan(gini(np.zeros(3, np.int64)))
+
+
+def test_novelty_is_higher_for_what_is_rare_and_finite_for_what_is_unknown() -> None:
+    information = self_information(np.array([7, 1, 0]))
+    assert information.tolist() == pytest.approx([-math.log2(n / 11) for n in (8, 2, 1)])
+
+
+def test_log_loss_by_hand() -> None:
+    said, happened = np.array([0.9, 0.2]), np.array([True, False])
+    assert log_loss(said, happened) == pytest.approx(-(math.log(0.9) + math.log(0.8)) / 2)
+    assert math.isfinite(log_loss(np.array([0.0]), np.array([True])))

@@ -6,6 +6,6 @@ held-out part; sources, blend, rankers and slate are then measured one by one wi
 
 from __future__ import annotations
 
-from training.evaluation.evaluate import evaluate
+from training.evaluation.evaluator import evaluate
 
 __all__ = ["evaluate"]

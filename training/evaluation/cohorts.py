@@ -50,7 +50,9 @@ def _of_users(events: npt.NDArray[np.int64]) -> Iterator[_Cohort]:
     )
     if not (events > 0).any():
         return
-    low, high = (int(end) for end in np.quantile(events[events > 0], (1 / 3, 2 / 3)))
+    low, high = (
+        int(end) for end in np.quantile(events[events > 0], (1 / 3, 2 / 3), method="lower")
+    )
     ends = {"short": (0, low), "medium": (low, high), "long": (high, int(events.max()))}
     for name, (after, last) in ends.items():
         yield _Cohort(
