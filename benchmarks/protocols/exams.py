@@ -66,12 +66,12 @@ def rating_exams_of(workdir: Path, users: int | None, seed: int) -> list[RatingE
     """An exam a user of the test part; an item that a user rated twice counts once, as liked if
     either rating says so. Raises `ArtifactRefused` when there are none."""
     dataset = Dataset.load(workdir / "dataset")
-    events = dataset.events
+    events, all_ids = dataset.events, dataset.item_ids
     found = []
     for moment, user_id, user in _users(dataset, workdir):
         items, place = np.unique(events.item[moment.next], return_inverse=True)
         liked = np.bincount(place, weights=events.weight[moment.next]) > 0
-        item_ids = tuple(dataset.item_ids.take(items).to_pylist())
+        item_ids = tuple(all_ids.take(items).to_pylist())
         found.append(RatingExam(user_id=user_id, user=user, item_ids=item_ids, liked=liked))
     return _drawn(found, users, seed)
 
@@ -87,8 +87,9 @@ def _users(dataset: Dataset, workdir: Path) -> list[tuple[Moment, str, UserConte
         first_only=True,
     )
     attributes = user_attributes(dataset, [moment.user for moment in todo])
+    user_ids = dataset.user_ids  # put together anew each time it is asked for
     return [
-        (moment, str(dataset.user_ids[moment.user].as_py()), user_at(dataset, moment, about))
+        (moment, str(user_ids[moment.user].as_py()), user_at(dataset, moment, about))
         for moment, about in zip(todo, attributes, strict=True)
     ]
 
