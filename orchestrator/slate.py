@@ -65,24 +65,14 @@ def choose(
     many are chosen, as far as there are so many that caps allow and that fit on the page: the
     last places are kept for those that did not earn one.
     """
-    total = len(relevance)
     gain = (1.0 - strength) * _scaled(relevance, head)
-    similarity = cards.vectors @ cards.vectors.T if strength else None
-    nearest = np.full(total, -1.0, np.float32)  # cosine to the nearest chosen item
-    open_rows = np.ones(total, np.bool_)
-    capped = _CappedValues(cards, caps)
-    kept = _KeptPlaces(minimums, total)
-    chosen: list[int] = []
-    while len(chosen) < size and open_rows.any():
-        worth = gain - strength * nearest if chosen else gain
-        allowed = kept.allowed(open_rows, size - len(chosen))
-        row = int(np.argmax(np.where(allowed, worth, -np.inf)))  # ties go to the better ranked
-        chosen.append(row)
-        kept.count(row)
-        open_rows[row] = False
-        open_rows[capped.closed_by(row)] = False
-        if similarity is not None:
-            np.maximum(nearest, similarity[row], out=nearest)
+    similarity = strength * (cards.vectors @ cards.vectors.T) if strength else None
+    chosen = _fill(size, gain, similarity, _CappedValues(cards, caps), _KeptPlaces(minimums))
+    if unmet := _unmet(minimums, chosen):
+        # What came first may have used up the caps of the rows that were needed: those go first.
+        kept = _KeptPlaces(minimums, first=True)
+        other = sorted(_fill(size, gain, similarity, _CappedValues(cards, caps), kept))
+        return other if _unmet(minimums, other) < unmet else chosen
     return chosen
 
 
@@ -94,17 +84,51 @@ class Minimum:
     rows: npt.NDArray[np.bool_]
 
 
-class _KeptPlaces:
-    """Says when only rows may be chosen that a minimum still needs."""
+def _fill(
+    size: int,
+    gain: Floats,
+    similarity: Floats | None,
+    capped: _CappedValues,
+    kept: _KeptPlaces,
+) -> list[int]:
+    """Chooses row by row; `gain` and `similarity` are already weighed against each other."""
+    cost = np.full(len(gain), -np.inf, np.float32)  # similarity to the nearest chosen row
+    open_rows = np.ones(len(gain), np.bool_)
+    chosen: list[int] = []
+    while len(chosen) < size and open_rows.any():
+        worth = gain if similarity is None or not chosen else gain - cost
+        allowed = kept.allowed(open_rows, size - len(chosen))
+        row = int(np.argmax(np.where(allowed, worth, -np.inf)))  # ties go to the better ranked
+        chosen.append(row)
+        kept.count(row)
+        open_rows[row] = False
+        open_rows[capped.closed_by(row)] = False
+        if similarity is not None:
+            np.maximum(cost, similarity[row], out=cost)
+    return chosen
 
-    def __init__(self, minimums: Sequence[Minimum], total: int) -> None:
+
+def _unmet(minimums: Sequence[Minimum], chosen: Sequence[int]) -> int:
+    """How many places the minimums lack that their rows could have filled."""
+    found = [int(np.count_nonzero(one.rows[list(chosen)])) for one in minimums]
+    return sum(
+        max(0, min(one.least, int(np.count_nonzero(one.rows))) - count)
+        for one, count in zip(minimums, found, strict=True)
+    )
+
+
+class _KeptPlaces:
+    """Says when only rows may be chosen that a minimum still needs: for the last places, or for
+    the first ones."""
+
+    def __init__(self, minimums: Sequence[Minimum], *, first: bool = False) -> None:
         self._missing = [one.least for one in minimums]
         self._rows = [one.rows for one in minimums]
-        self._total = total
+        self._first = first
 
     def allowed(self, open_rows: npt.NDArray[np.bool_], places: int) -> npt.NDArray[np.bool_]:
         """Of the open rows those that may have the next of `places` places."""
-        needed = np.zeros(self._total, np.bool_)
+        needed = np.zeros_like(open_rows)
         wanted = 0
         for missing, rows in zip(self._missing, self._rows, strict=True):
             candidates = open_rows & rows
@@ -112,7 +136,7 @@ class _KeptPlaces:
             if reachable > 0:
                 wanted += reachable
                 needed |= candidates
-        return needed if wanted >= places and needed.any() else open_rows
+        return needed if wanted >= (1 if self._first else places) else open_rows
 
     def count(self, row: int) -> None:
         """`row` is on the page."""
