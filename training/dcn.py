@@ -1,9 +1,8 @@
 """DCN-V2 in TF-Recommenders, trained on groups of candidates, and its exports.
 
-Each example is one request: the candidates that retrieval proposed for it, and which of them the
-user went on to like. The loss adds a listwise softmax, which orders a page, to a log loss, which
-keeps scores comparable over requests (after Bai et al., "Regression Compatible Listwise
-Objectives", CIKM 2023).
+Each example is one request: the candidates that retrieval proposed for it, and what the user went
+on to do with them. All heads share the network; the loss of each is that of `training.losses`, and
+a squared error of the event's value joins them where the data has values.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # before TensorFlow is import
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -22,42 +22,46 @@ import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from ranking_svc.engine import NUMBER_CLIP, DcnWeights
-from shortlist.config import RankingConfig
+from ranking_svc.models.dcn import NUMBER_CLIP, CrossLayer, DcnWeights
+from shortlist.config import DcnConfig
 from shortlist.errors import ArtifactRefused
 from training.groups import Groups
 
-__all__ = ["Dcn", "train_dcn"]
+__all__ = ["Dcn", "Sizes", "train_dcn"]
 
 Floats = npt.NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[int, int], None]
 
 TOKEN_DIM = 8
-_LISTWISE = 1.0  # weight of the listwise loss beside the log loss
+_VALUE_LOSS = 0.1  # weight of the value's squared error beside the heads
 _FEWEST_STEPS = 40  # of an epoch; little data goes around several times in one
-_HELD_OUT = 0.15  # share of the requests that decide when to stop
 _PATIENCE = 3  # epochs without a better held-out loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What the features and the events of a data set ask of a network."""
+
+    vocabularies: tuple[int, int, int]  # of items, users and contexts
+    item_slots: Sequence[tuple[int, int]]  # of the token features that get an embedding
+    heads: tuple[str, ...]
+    loss_shares: npt.NDArray[np.float64]  # [H], how much of the loss each head is
+    has_value: bool
 
 
 class Dcn(tf.Module):
     """The network. `score` is the SavedModel's signature."""
 
-    def __init__(
-        self,
-        *,
-        config: RankingConfig,
-        numbers: tuple[Floats, Floats],
-        vocabularies: tuple[int, int, int],
-        item_slots: Sequence[tuple[int, int]],
-    ) -> None:
+    def __init__(self, config: DcnConfig, sizes: Sizes, numbers: tuple[Floats, Floats]) -> None:
+        """`numbers` are mean and standard deviation of the numeric columns."""
         super().__init__()
         self._mean, self._std = tf.constant(numbers[0]), tf.constant(numbers[1])
-        self._item_slots = tuple(item_slots)
-        self._decay = config.weight_decay
+        self._structure, self._decay = config.structure, config.weight_decay
+        self._heads, self._item_slots = tuple(sizes.heads), tuple(sizes.item_slots)
         small = tf.random_normal_initializer(stddev=0.05)
         self.item_table, self.user_table, self.context_table = (
             tf.Variable(small((size, TOKEN_DIM)), name=name)
-            for size, name in zip(vocabularies, ("item", "user", "context"), strict=True)
+            for size, name in zip(sizes.vocabularies, ("item", "user", "context"), strict=True)
         )
         low_rank = config.projection_dim or None
         self.crosses = [
@@ -66,17 +70,23 @@ class Dcn(tf.Module):
         self.hidden = [tf.keras.layers.Dense(n, activation="relu") for n in config.hidden]
         self.dropout = tf.keras.layers.Dropout(0.1)
         # Zero: training begins with no opinion instead of a random one.
-        self.output = tf.keras.layers.Dense(1, kernel_initializer="zeros")
+        self.output = tf.keras.layers.Dense(
+            len(self._heads) + sizes.has_value, kernel_initializer="zeros"
+        )
 
     def __call__(self, inputs: dict[str, tf.Tensor], *, training: bool = False) -> tf.Tensor:
-        """Scores [n] of rows [n, ...]."""
+        """Outputs [n, H (+ 1)] of rows [n, ...]."""
         x0 = self._x0(inputs)
-        x = deep = x0
+        x = x0
         for cross in self.crosses:
             x = cross(x0, x)
+        stacked = self._structure == "stacked"
+        deep = x if stacked else x0
         for layer in self.hidden:
             deep = self.dropout(layer(deep), training=training)
-        return self.output(tf.concat([x, deep], axis=1))[:, 0]
+        if not self.hidden:
+            return self.output(x)
+        return self.output(deep if stacked else tf.concat([x, deep], axis=1))
 
     def _x0(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
         standard = (inputs["numeric"] - self._mean) / self._std
@@ -94,14 +104,24 @@ class Dcn(tf.Module):
                 parts.append(_pool(table, inputs[f"{side}_tokens"], inputs[f"{side}_weights"]))
         return tf.concat(parts, axis=1)
 
+    def predict(self, groups: Groups, size: int = 32) -> Floats:
+        """Outputs float32 [R, g, H (+ 1)]."""
+        parts = [
+            np.asarray(_group_outputs(self, _tensors(part), training=False))
+            for part in _slices(groups, size)
+        ]
+        return np.concatenate(parts)
+
     def penalty(self) -> tf.Tensor:
         """Weight decay: the sum of squares of kernels and embeddings."""
         matrices = [v for v in self.trainable_variables if v.shape.rank == 2]
         return self._decay * tf.add_n([tf.reduce_sum(tf.square(v)) for v in matrices])
 
     def weights(self) -> DcnWeights:
-        """The network as arrays; low-rank crosses are multiplied out."""
+        """The network as arrays."""
         return DcnWeights(
+            structure=self._structure,
+            heads=self._heads,
             mean=self._mean.numpy(),
             std=self._std.numpy(),
             item_tokens=self.item_table.numpy(),
@@ -122,19 +142,17 @@ class Dcn(tf.Module):
 
         @tf.function(input_signature=[specs])
         def score(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return {"score": self(inputs)}
+            return {"outputs": self(inputs)}
 
         self.serve = score
         tf.saved_model.save(self, str(folder), signatures={"serving_default": score})
 
 
-def _cross_arrays(cross: tfrs.layers.dcn.Cross) -> tuple[Floats, Floats]:
-    """(W, b) of a TFRS cross layer, with W = U V where it is low rank."""
+def _cross_arrays(cross: tfrs.layers.dcn.Cross) -> CrossLayer:
+    """One kernel, or the two thin ones of a low-rank layer, in the order of their product."""
     arrays = [variable.numpy() for variable in cross.trainable_variables]
-    kernels = [array for array in arrays if array.ndim == 2]
     (bias,) = (array for array in arrays if array.ndim == 1)
-    kernel = kernels[0] if len(kernels) == 1 else kernels[0] @ kernels[1]
-    return kernel, bias
+    return CrossLayer(kernels=tuple(array for array in arrays if array.ndim == 2), bias=bias)
 
 
 def _pool(table: tf.Variable, tokens: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
@@ -143,59 +161,44 @@ def _pool(table: tf.Variable, tokens: tf.Tensor, weights: tf.Tensor) -> tf.Tenso
 
 def train_dcn(
     groups: Groups,
-    config: RankingConfig,
+    held_out: npt.NDArray[np.bool_],
+    config: DcnConfig,
+    sizes: Sizes,
     *,
-    vocabularies: tuple[int, int, int],
-    item_slots: Sequence[tuple[int, int]],
     seed: int = 0,
     progress: Progress = lambda *_: None,
-) -> tuple[Dcn, dict[str, float]]:
-    """Train until a held-out share of the users stops getting better orders.
+) -> tuple[Dcn, int]:
+    """Train until the held-out requests get no better orders; the network, and after how many
+    epochs.
 
     Raises `ArtifactRefused` without a single liked candidate, or when training diverges.
     """
-    if not (groups.labels > 0).any():
+    if not (groups.head_labels > 0).any():
         raise ArtifactRefused("retrieval proposed none of the items that users went on to like")
     tf.keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
-    held_out = _held_out(groups, rng)
-    learn, check = groups.take(np.flatnonzero(~held_out)), groups.take(np.flatnonzero(held_out))
-    model = Dcn(
-        config=config,
-        numbers=_number_scales(learn),
-        vocabularies=vocabularies,
-        item_slots=item_slots,
-    )
-    optimizer = tf.keras.optimizers.legacy.Adam(config.learning_rate)
-    step = _make_step(model, optimizer)
+    learn = groups.take(np.flatnonzero(~held_out))
+    check = groups.take(np.flatnonzero(held_out)) if held_out.any() else learn
+    model = Dcn(config, sizes, _number_scales(learn))
+    step = _make_step(model, sizes, tf.keras.optimizers.legacy.Adam(config.learning_rate))
     steps = max(len(learn) // config.batch_size, _FEWEST_STEPS)
-    best, best_loss, worse = None, np.inf, 0
+    best, best_loss, best_epoch = None, np.inf, 0
     for epoch in range(config.epochs):
         for batch in islice(_batches(learn, config.batch_size, rng), steps):
             step(batch)
-        loss = _mean_loss(model, check if len(check) else learn, config.batch_size)
+        loss = _mean_loss(model, check, sizes, config.batch_size)
         if not np.isfinite(loss):
             raise ArtifactRefused(f"ranker training diverged in epoch {epoch}: loss {loss}")
-        progress("dcn", epoch + 1, config.epochs)
+        progress(epoch + 1, config.epochs)
         if loss < best_loss:
-            best, best_loss, worse = _snapshot(model), loss, 0
-        else:
-            worse += 1
-            if worse >= _PATIENCE:
-                break
+            best, best_loss, best_epoch = _snapshot(model), loss, epoch + 1
+        elif epoch + 1 - best_epoch >= _PATIENCE:
+            break
     assert best is not None  # the first epoch's loss is finite
     for variable, value in zip(model.trainable_variables, best, strict=True):
         variable.assign(value)
-    progress("dcn", config.epochs, config.epochs)
-    return model, {"held_out_loss": float(best_loss), "epochs": epoch + 1}
-
-
-def _held_out(groups: Groups, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Requests of a random share of the users: no user is on both sides."""
-    users = np.unique(groups.user)
-    chosen = users[rng.random(len(users)) < _HELD_OUT]
-    held_out = np.isin(groups.user, chosen)
-    return held_out if not held_out.all() else np.zeros(len(groups), bool)
+    progress(config.epochs, config.epochs)
+    return model, best_epoch
 
 
 def _number_scales(groups: Groups) -> tuple[Floats, Floats]:
@@ -218,52 +221,78 @@ def _tensors(groups: Groups) -> dict[str, tf.Tensor]:
     return {name: tf.constant(getattr(groups, name)) for name in names}
 
 
+def _slices(groups: Groups, size: int) -> Iterator[Groups]:
+    for start in range(0, len(groups), size):
+        yield groups.take(np.arange(start, min(start + size, len(groups))))
+
+
 def _make_step(
-    model: Dcn, optimizer: tf.keras.optimizers.Optimizer
+    model: Dcn, sizes: Sizes, optimizer: tf.keras.optimizers.Optimizer
 ) -> Callable[[dict[str, tf.Tensor]], None]:
     @tf.function(reduce_retracing=True)
     def step(batch: dict[str, tf.Tensor]) -> None:
         with tf.GradientTape() as tape:
-            loss = _loss(model, batch, training=True) + model.penalty()
+            outputs = _group_outputs(model, batch, training=True)
+            loss = _loss(outputs, batch, sizes) + model.penalty()
         variables = model.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
 
     return step
 
 
-def _loss(model: Dcn, batch: dict[str, tf.Tensor], *, training: bool) -> tf.Tensor:
-    """Mean over the requests of listwise softmax and log loss."""
-    scores = _group_scores(model, batch, training=training)
-    labels, mass = batch["labels"], batch["mass"]
+def _loss(outputs: tf.Tensor, batch: dict[str, tf.Tensor], sizes: Sizes) -> tf.Tensor:
+    """Mean over the requests of the heads' losses, and the value's."""
+    loss = tf.add_n(
+        [
+            float(share)
+            * _head_loss(outputs[..., head], batch["head_labels"][..., head], batch["mass"])
+            for head, share in enumerate(sizes.loss_shares)
+        ]
+    )
+    if sizes.has_value:
+        loss += _VALUE_LOSS * _value_loss(outputs[..., -1], batch["values"])
+    return loss
+
+
+def _head_loss(scores: tf.Tensor, labels: tf.Tensor, mass: tf.Tensor) -> tf.Tensor:
+    """`training.losses.ranking_loss` for TensorFlow to derive."""
     # Each drawn candidate stands for `mass` proposed ones (importance sampling).
     drawn = tf.where(mass > 0, tf.math.log(tf.maximum(mass, 1e-9)), -1e9)
     total = tf.reduce_logsumexp(scores + drawn, axis=1, keepdims=True)
-    weights = labels * mass
-    listwise = tf.math.divide_no_nan(
-        tf.reduce_sum(weights * (total - scores), axis=1), tf.reduce_sum(weights, axis=1)
+    liked = labels * mass
+    positives = tf.reduce_sum(liked, axis=1)
+    listwise = tf.math.divide_no_nan(tf.reduce_sum(liked * (total - scores), axis=1), positives)
+    pointwise = tf.nn.sigmoid_cross_entropy_with_logits(labels, scores) * mass
+    log_loss = tf.reduce_sum(pointwise, axis=1) / tf.maximum(positives, 1)
+    return tf.reduce_mean(listwise + log_loss)
+
+
+def _value_loss(predicted: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Mean squared error where there is a value."""
+    known = tf.math.is_finite(values)
+    errors = tf.where(known, predicted - tf.where(known, values, 0.0), 0.0)
+    return tf.math.divide_no_nan(
+        tf.reduce_sum(tf.square(errors)), tf.reduce_sum(tf.cast(known, tf.float32))
     )
-    clicked = tf.cast(labels > 0, tf.float32)
-    pointwise = tf.nn.sigmoid_cross_entropy_with_logits(clicked, scores) * mass
-    log_loss = tf.reduce_sum(pointwise, axis=1) / tf.maximum(tf.reduce_sum(mass, axis=1), 1)
-    return tf.reduce_mean(_LISTWISE * listwise + log_loss)
 
 
-def _group_scores(model: Dcn, batch: dict[str, tf.Tensor], *, training: bool) -> tf.Tensor:
-    """Scores [R, g]."""
-    shape = tf.shape(batch["labels"])
+def _group_outputs(model: Dcn, batch: dict[str, tf.Tensor], *, training: bool) -> tf.Tensor:
+    """Outputs [R, g, H (+ 1)]."""
+    shape = tf.shape(batch["mass"])
     rows: dict[str, tf.Tensor] = {}
     for name in ("numeric", "item_tokens", "item_weights"):
         rows[name] = tf.reshape(batch[name], (-1, batch[name].shape[-1]))
     for name in ("user_tokens", "user_weights", "context_tokens", "context_weights"):
         rows[name] = tf.repeat(batch[name], shape[1], axis=0)
-    return tf.reshape(model(rows, training=training), shape)
+    outputs = model(rows, training=training)
+    return tf.reshape(outputs, (shape[0], shape[1], outputs.shape[-1]))
 
 
-def _mean_loss(model: Dcn, groups: Groups, size: int) -> float:
+def _mean_loss(model: Dcn, groups: Groups, sizes: Sizes, size: int) -> float:
     losses, counts = [], []
-    for start in range(0, len(groups), size):
-        part = groups.take(np.arange(start, min(start + size, len(groups))))
-        losses.append(float(_loss(model, _tensors(part), training=False)))
+    for part in _slices(groups, size):
+        batch = _tensors(part)
+        losses.append(float(_loss(_group_outputs(model, batch, training=False), batch, sizes)))
         counts.append(len(part))
     return float(np.average(losses, weights=counts))
 

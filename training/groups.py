@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 __all__ = ["Groups"]
 
+_HELD_OUT = 0.15  # share of the users
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -24,7 +26,9 @@ class Groups:
     user_weights: Floats  # float32 [R, user slots]
     context_tokens: npt.NDArray[np.int32]  # int32 [R, context slots]
     context_weights: Floats  # float32 [R, context slots]
-    labels: Floats  # float32 [R, g], 0 = not liked, else the event's weight
+    head_labels: Floats  # float32 [R, g, H], 1 where a positive event of the head happens
+    labels: Floats  # float32 [R, g], the utility: sum over heads of head weight * head label
+    values: Floats  # float32 [R, g], value of what happens in standard deviations; NaN = none
     # float32 [R, g]: how many proposed candidates each stands for, 1 / its chance to be drawn;
     # 0 = padding.
     mass: Floats
@@ -32,6 +36,15 @@ class Groups:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def held_out(self, seed: int) -> npt.NDArray[np.bool_]:
+        """Which requests decide when training ends and how models mix, bool [R].
+
+        Those of a random share of the users: no user is on both sides. None when there is only one.
+        """
+        users = np.unique(self.user)
+        chosen = np.random.default_rng(seed).permutation(users)[: round(len(users) * _HELD_OUT)]
+        return np.isin(self.user, chosen)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Groups:
         return Groups(**{name: getattr(self, name)[rows] for name in self.__slots__})

@@ -20,10 +20,13 @@ from shortlist.tiers import AttributeValue, Candidates, RetrieveQuery, SourceCan
 from training.dataset import Dataset
 from training.groups import Groups
 from training.histories import UserRows, history_of, user_attributes
+from training.rewards import Rewards
 from training.windows import Window
 
-__all__ = ["Moment", "Proposer", "labels_of", "lessons", "moments", "relevant_rows", "user_at"]
+__all__ = ["Moment", "Proposer", "lessons", "moments", "relevant_rows", "user_at"]
 
+Booleans = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 _DAY_MS = 86_400_000
@@ -97,8 +100,10 @@ class Proposer:
     def propose(self, user: UserContext) -> Candidates:
         """The blended candidates of a user, without what the user has seen."""
         retrieval = self._config.retrieval
-        proposals = self.sources(user, retrieval.quotas)
-        _, candidates = blend(tuple(proposals.values()), retrieval.candidates)
+        offered = self._generations[0].sources
+        quotas = {name: quota for name, quota in retrieval.asked.items() if name in offered}
+        proposals = tuple(self.sources(user, quotas).values())
+        _, candidates = blend(proposals, retrieval.candidates, retrieval.guaranteed)
         return candidates
 
     def sources(
@@ -121,13 +126,15 @@ def lessons(
     proposer: Proposer,
     builder: FeatureBuilder,
     config: Config,
+    rewards: Rewards,
     *,
     seed: int,
 ) -> Groups | None:
     """Groups of candidates with labels; moments whose liked items were not proposed are left out.
 
-    A group holds the proposed items that the user liked, and a sample of the others: half from the
-    head of the fused order, where the page is decided, half from the rest.
+    A group holds the proposed items that the user liked, those of which the user went on to tell a
+    value, and a sample of the others: half from the head of the fused order, where the page is
+    decided, half from the rest.
     """
     rng = np.random.default_rng(seed)
     size = config.ranking.group_size
@@ -136,12 +143,14 @@ def lessons(
     for moment, about in zip(todo, attributes, strict=True):
         user = user_at(dataset, moment, about)
         candidates = proposer.propose(user)
-        weights = labels_of(dataset, moment, candidates)
-        if (weights > 0).any():
-            rows, mass = _sample(weights, size, rng)
+        labels, values = rewards.labels(dataset, moment.next, candidates.keys)
+        liked: Booleans = np.any(labels > 0, axis=1)
+        if liked.any():
+            rows, mass = _sample(liked, ~np.isnan(values), size, rng)
             newest = replace(user, history=user.history.last(config.serving.history_length))
-            features = builder.build(newest, candidates.take(rows))
-            groups.append(_group(features, builder, weights[rows], mass, size, moment.user))
+            features = builder.build(newest, candidates, rows)
+            answers = _Answers(labels[rows], labels[rows] @ rewards.weights, values[rows], mass)
+            groups.append(_group(features, builder, answers, size, moment.user))
     return Groups.concatenate(groups) if groups else None
 
 
@@ -171,53 +180,48 @@ def relevant_rows(dataset: Dataset, moment: Moment) -> frozenset[int]:
     return frozenset(events.item[liked].tolist()) - set(events.item[moment.known].tolist())
 
 
-def labels_of(dataset: Dataset, moment: Moment, candidates: Candidates) -> npt.NDArray[np.float32]:
-    """The weight of the heaviest event to come on each candidate, [n]; 0 = none."""
-    labels = np.zeros(len(candidates), np.float32)
-    if not len(candidates):  # the user has seen everything
-        return labels
-    events = dataset.events
-    keys = dataset.item_keys[events.item[moment.next]]
-    order = np.argsort(candidates.keys)
-    places = np.minimum(
-        np.searchsorted(candidates.keys, keys, sorter=order), len(candidates.keys) - 1
-    )
-    rows = order[places]
-    hit = candidates.keys[rows] == keys
-    np.maximum.at(labels, rows[hit], events.weight[moment.next][hit])
-    return labels
-
-
 def _sample(
-    labels: npt.NDArray[np.float32], size: int, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    liked: Booleans,
+    valued: Booleans,
+    size: int,
+    rng: np.random.Generator,
+) -> tuple[npt.NDArray[np.intp], Floats]:
     """Rows of at most `size` candidates in fused order, and what each stands for, `mass`."""
-    liked, others = np.flatnonzero(labels > 0), np.flatnonzero(labels == 0)
-    wanted = size - min(len(liked), size // 2)
-    head, rest = others[: 2 * wanted], others[2 * wanted :]
-    mass = np.zeros(len(labels), np.float32)
-    for kind, count in ((liked, size // 2), (head, wanted - wanted // 2), (rest, wanted // 2)):
-        if len(kind):
-            drawn = rng.permutation(kind)[:count]
-            mass[drawn] = len(kind) / len(drawn)
+    told = np.flatnonzero(valued & ~liked)
+    others = np.flatnonzero(~liked & ~valued)
+    mass = np.zeros(len(liked), np.float32)
+
+    def draw(kind: npt.NDArray[np.intp], count: int) -> int:
+        drawn = rng.permutation(kind)[:count]
+        mass[drawn] = len(kind) / max(len(drawn), 1)
+        return len(drawn)
+
+    wanted = size - draw(np.flatnonzero(liked), size // 2)
+    wanted -= draw(told, size // 4)
+    draw(others[: 2 * wanted], wanted - wanted // 2)
+    draw(others[2 * wanted :], wanted // 2)
     rows = np.flatnonzero(mass)
     return rows, mass[rows]
 
 
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What happened to the drawn candidates of a moment."""
+
+    head_labels: Floats  # [n, H]
+    utility: npt.NDArray[np.float64]  # [n]
+    values: Floats  # [n]
+    mass: Floats  # [n]
+
+
 def _group(
-    features: FeatureRows,
-    builder: FeatureBuilder,
-    labels: npt.NDArray[np.float32],
-    mass: npt.NDArray[np.float32],
-    size: int,
-    user: int,
+    features: FeatureRows, builder: FeatureBuilder, answers: _Answers, size: int, user: int
 ) -> Groups:
     """One group, padded to `size` candidates."""
-    table, n = builder.table, len(labels)
-    padding = size - n
+    table, padding = builder.table, size - len(answers.mass)
 
-    def padded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        filler = np.zeros((padding, *array.shape[1:]), array.dtype)
+    def padded(array: npt.NDArray[Any], fill: float = 0) -> npt.NDArray[Any]:
+        filler = np.full((padding, *array.shape[1:]), fill, array.dtype)
         return np.concatenate([array, filler])[None]
 
     return Groups(
@@ -228,7 +232,9 @@ def _group(
         user_weights=features.user.weights,
         context_tokens=features.context.tokens,
         context_weights=features.context.weights,
-        labels=padded(labels),
-        mass=padded(mass),
+        head_labels=padded(answers.head_labels),
+        labels=padded(answers.utility.astype(np.float32)),
+        values=padded(answers.values, np.nan),
+        mass=padded(answers.mass),
         user=np.array([user], np.int32),
     )

@@ -4,47 +4,48 @@
     ray job submit -- python -m training.ranking --workdir W
 
 Lessons come from the `backtest` artifact, which has not seen what its users did next; the published
-item table is that of the serving `retrieval` version.
+item table is that of the serving `retrieval` version. All models learn from the same lessons, side
+by side, and leave the same users out, on whom the ensemble of them is learned.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 import ray
 
-from ranking_svc.engine import (
-    ENGINES,
-    ONNX_FILE,
-    PARITY,
-    SAVED_MODEL_FOLDER,
-    WEIGHTS_FOLDER,
-    open_engine,
-    saved_model_inputs,
-)
-from ranking_svc.features import FeatureBuilder, FeatureRows, FeatureSpec, ItemTable
+from ranking_svc.features import FeatureBuilder, FeatureSpec, ItemTable
+from ranking_svc.models import TRAINABLE, model_folder
+from ranking_svc.models.dcn import ENGINES
+from ranking_svc.models.ensemble import MIXTURE_FILE, Ensemble, Mixture
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.config import Config
-from shortlist.errors import ArtifactRefused
-from shortlist.features import Encoded
+from shortlist.errors import ArtifactRefused, InvalidField
 from training.dataset import Dataset
 from training.encoding import Encoders, fit_encoders
+from training.ensemble import fit_mixture, mixed
+from training.fitting import Fitted, fit_network, fit_trees
 from training.groups import Groups
 from training.item_statistics import HalfLives, build_item_table
+from training.job_options import JOB_CONTEXT, job_options
+from training.judging import judge
 from training.lessons import Moment, Proposer, lessons, moments
 from training.ray_session import new_board, ray_session, wait_for
-from training.retrieval import SOURCES, promote, read_slices, run_job
+from training.retrieval import promote, read_slices, run_job, sources_of
+from training.rewards import Rewards
 from training.windows import Window, backtest_window, serving_window
 
 __all__ = ["main", "train"]
 
 _MOST_MOMENTS = 30_000
-_MOMENTS_A_TASK = 250
-_PARITY_MOMENTS = 8
+_MOST_NUMBERS = 150_000_000  # float32 features of all lessons, which lie in memory
+_MOMENTS_A_CALL = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,9 @@ class _Lesson:
     backtest: str  # version
     spec: FeatureSpec
     encoders: Encoders
+    rewards: Rewards
     table: ItemTable  # as of the backtest
+    seed: int
 
     def builder(self, table: ItemTable | None = None) -> FeatureBuilder:
         encoders = self.encoders
@@ -69,16 +72,20 @@ class _Lesson:
 def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[str, str]:
     """Train, publish and promote a ranking version.
 
-    Raises `ArtifactNotFound` before retrieval was trained, and `ArtifactRefused` when there is
-    nothing to learn from or an engine differs from the model.
+    Raises `ArtifactNotFound` before retrieval was trained, `InvalidField` for a configuration that
+    names an unknown model or head, and `ArtifactRefused` when there is nothing to learn from or an
+    engine differs from the model.
     """
     dataset = Dataset.load(workdir / "dataset")
     config = Config.load(workdir / "shortlist.yaml")
+    _check_models(config.ranking.models)
     store = ArtifactStore(workdir / "artifacts")
     retrieval, backtest = store.open("retrieval"), store.open("backtest")
     past, present = backtest_window(dataset, seed=seed), serving_window(dataset)
+    rewards = Rewards.of(dataset, past.known, config.ranking)
     half_lives = HalfLives.of(dataset, past.known)
     encoders = fit_encoders(dataset, past.known)
+    sources = _sources(config, retrieval, backtest)
     with ray_session(address):
         tables = ray.get(
             [
@@ -92,30 +99,49 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
             artifacts=str((workdir / "artifacts").resolve()),
             backtest=backtest.version,
             spec=FeatureSpec(
-                sources=SOURCES, statistics=half_lives.statistics, has_time=dataset.has_time
+                sources=sources, statistics=half_lives.statistics, has_time=dataset.has_time
             ),
             encoders=encoders,
+            rewards=rewards,
             table=tables[0],
+            seed=seed,
         )
         lesson_ref = ray.put(lesson)
-        groups = _gather_lessons(lesson, lesson_ref, past, seed)
+        groups = _gather_lessons(lesson, lesson_ref, past)
         with store.stage("ranking") as staged:
             _write_features(staged.path, lesson, tables[1])
-            metrics = _fit(lesson_ref, groups, tables[1], seed, staged.path)
+            models, metrics = _fit_all(lesson, lesson_ref, groups, tables[1], staged.path)
             artifact = staged.publish(
                 meta={
                     "watermark_ms": present.as_of_ms,
                     "items_total": dataset.n_items,
                     "schema_hash": dataset.schema.digest(),
-                    "sources": list(SOURCES),
+                    "sources": list(sources),
                     "features": list(lesson.builder().names),
                     "engines": list(ENGINES),
+                    "models": models,
+                    "default_model": models[-1],
+                    "heads": dict(rewards.worth.heads),
                     "metrics": metrics,
                 },
                 parents={"retrieval": retrieval.version, "backtest": backtest.version},
             )
     promote(store, artifact)
     return {"ranking": artifact.version}
+
+
+def _check_models(names: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in TRAINABLE]:
+        known = ", ".join(TRAINABLE)
+        raise InvalidField("ranking.models", f"no model {unknown[0]!r}; there are: {known}")
+    if len(set(names)) < len(names):
+        raise InvalidField("ranking.models", f"a model is named twice: {', '.join(names)}")
+
+
+def _sources(config: Config, retrieval: Artifact, backtest: Artifact) -> tuple[str, ...]:
+    """The sources that will serve and that lessons can show."""
+    shown = set(sources_of(backtest)) & config.retrieval.asked.keys()
+    return tuple(name for name in sources_of(retrieval) if name in shown)
 
 
 @ray.remote(num_cpus=1)
@@ -138,38 +164,53 @@ def _build_table(
     )
 
 
-def _gather_lessons(
-    lesson: _Lesson, lesson_ref: ray.ObjectRef, window: Window, seed: int
-) -> list[Groups]:
-    """Groups of all moments, made in parallel tasks."""
+def _gather_lessons(lesson: _Lesson, lesson_ref: ray.ObjectRef, window: Window) -> Groups:
+    """Groups of all moments, made by one teacher a core."""
+    numbers = lesson.config.ranking.group_size * len(lesson.builder().names)
     todo = moments(
         lesson.dataset,
         window,
-        limit=_MOST_MOMENTS,
+        limit=min(_MOST_MOMENTS, _MOST_NUMBERS // numbers),
         max_staleness_days=lesson.config.serving.max_staleness_days,
-        seed=seed,
+        seed=lesson.seed,
     )
     board = new_board()
-    chunks = [todo[at : at + _MOMENTS_A_TASK] for at in range(0, len(todo), _MOMENTS_A_TASK)]
+    chunks = [todo[at : at + _MOMENTS_A_CALL] for at in range(0, len(todo), _MOMENTS_A_CALL)]
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    actor = ray.remote(num_cpus=1)(_Teacher)
+    teachers = [actor.remote(lesson_ref, board) for _ in range(min(cores, len(chunks)))]
     done = [
-        _teach.remote(lesson_ref, chunk, seed + place, place, len(chunks), board)
+        teachers[place % len(teachers)].teach.remote(chunk, place, len(chunks))
         for place, chunk in enumerate(chunks)
     ]
     parts = [part for part in wait_for(done, board, "train") if part is not None]
     if not parts:
         raise ArtifactRefused("retrieval proposed none of the items that users went on to like")
-    return parts
+    return Groups.concatenate(parts)  # the teachers end with this function, and free their cores
 
 
-@ray.remote(num_cpus=1)
-def _teach(
-    lesson: _Lesson, chunk: list[Moment], seed: int, place: int, chunks: int, board: Any
-) -> Groups | None:
-    store = ArtifactStore(lesson.artifacts)
-    proposer = Proposer.open(store, "backtest", lesson.backtest, lesson.config)
-    groups = lessons(lesson.dataset, chunk, proposer, lesson.builder(), lesson.config, seed=seed)
-    ray.get(board.report.remote("ranker lessons", place + 1, chunks))
-    return groups
+class _Teacher:
+    """An actor that holds the backtest's retrieval version, verified and opened once a core."""
+
+    def __init__(self, lesson: _Lesson, board: Any) -> None:
+        self._lesson, self._board = lesson, board
+        self._builder = lesson.builder()
+        store = ArtifactStore(lesson.artifacts)
+        self._proposer = Proposer.open(store, "backtest", lesson.backtest, lesson.config)
+
+    def teach(self, chunk: list[Moment], place: int, chunks: int) -> Groups | None:
+        lesson = self._lesson
+        groups = lessons(
+            lesson.dataset,
+            chunk,
+            self._proposer,
+            self._builder,
+            lesson.config,
+            lesson.rewards,
+            seed=lesson.seed + place,
+        )
+        ray.get(self._board.report.remote("ranker lessons", place + 1, chunks))
+        return groups
 
 
 def _write_features(folder: Path, lesson: _Lesson, table: ItemTable) -> None:
@@ -182,117 +223,69 @@ def _write_features(folder: Path, lesson: _Lesson, table: ItemTable) -> None:
     lesson.encoders.context.save(folder / "context_features.json")
 
 
-def _fit(
-    lesson_ref: ray.ObjectRef, groups: list[Groups], table: ItemTable, seed: int, folder: Path
-) -> dict[str, Any]:
+def _fit_all(
+    lesson: _Lesson, lesson_ref: ray.ObjectRef, groups: Groups, table: ItemTable, folder: Path
+) -> tuple[list[Any], dict[str, Any]]:
+    """Train every model and their ensemble; the models' names, the default last, and metrics."""
     board = new_board()
-    result = _fit_model.remote(lesson_ref, groups, table, seed, str(folder), board)
-    return wait_for([result], board, "train")[0]
+    groups_ref, table_ref = ray.put(groups), ray.put(table)
+    names = lesson.config.ranking.models
+    # The longest first: there may be fewer cores than models.
+    tasks = {
+        name: _fit_model.remote(lesson_ref, name, groups_ref, table_ref, str(folder), board)
+        for name in sorted(names, key=TRAINABLE.index)
+    }
+    trained = wait_for(list(tasks.values()), board, "train")
+    fitted: dict[str, Fitted] = dict(zip(tasks, trained, strict=True))
+    metrics: dict[str, Any] = {name: one.metrics for name, one in fitted.items()}
+    if len(fitted) > 1:
+        outputs = {name: one.held_out for name, one in fitted.items()}
+        metrics[Ensemble.name] = _fit_ensemble(lesson, groups, outputs, folder)
+    held_out = int(groups.held_out(lesson.seed).sum())
+    summary = {"requests": len(groups), "held_out_requests": held_out, "models": metrics}
+    return list(metrics), summary
 
 
 @ray.remote(num_cpus=1)
 def _fit_model(
-    lesson: _Lesson, parts: list[Groups], table: ItemTable, seed: int, folder: str, board: Any
-) -> dict[str, Any]:
-    """Train, export every engine, and hold them to the model."""
-    from training.dcn import train_dcn  # TensorFlow: in this worker only
-    from training.onnx_export import write_onnx
+    lesson: _Lesson, name: str, groups: Groups, table: ItemTable, folder: str, board: Any
+) -> Fitted:
+    def report(done: int, total: int) -> None:
+        board.report.remote(f"ranker {name}", done, total)
 
-    groups, encoders, home = Groups.concatenate(parts), lesson.encoders, Path(folder)
-    builder = lesson.builder(table)
-
-    def report(_: str, done: int, total: int) -> None:
-        board.report.remote("deep cross network", done, total)
-
-    model, metrics = train_dcn(
+    fit = fit_trees if name == "gbdt" else fit_network
+    home = model_folder(Path(folder), name)
+    home.mkdir(parents=True)
+    return fit(
+        name,
         groups,
+        lesson.builder(table),
+        lesson.rewards,
         lesson.config.ranking,
-        vocabularies=(
-            encoders.item.vocabulary_size,
-            encoders.user.vocabulary_size,
-            encoders.context.vocabulary_size,
-        ),
-        item_slots=builder.item_slots,
-        seed=seed,
+        home,
+        seed=lesson.seed,
         progress=report,
     )
-    weights = model.weights()
-    weights.check()
-    (home / WEIGHTS_FOLDER).mkdir()
-    weights.save(home / WEIGHTS_FOLDER)
-    write_onnx(weights, home / ONNX_FILE)
-    samples = _parity_samples(groups, table, seed)
-    model.save(home / SAVED_MODEL_FOLDER, saved_model_inputs(samples[0], table))
-    return metrics | {"moments": len(groups), "parity": check_parity(home, builder, samples)}
 
 
-def _parity_samples(groups: Groups, table: ItemTable, seed: int) -> list[FeatureRows]:
-    """Real feature rows on random items of the published table."""
-    rng = np.random.default_rng(seed)
-    samples = []
-    for at in rng.integers(len(groups), size=_PARITY_MOMENTS):
-        numeric = groups.numeric[at][groups.mass[at] > 0]
-        nothing = np.zeros((1, 0), np.float32)
-        samples.append(
-            FeatureRows(
-                numeric=numeric,
-                items=rng.integers(len(table.keys) + 1, size=len(numeric)),
-                user=Encoded(
-                    tokens=groups.user_tokens[at][None],
-                    weights=groups.user_weights[at][None],
-                    numeric=nothing,
-                ),
-                context=Encoded(
-                    tokens=groups.context_tokens[at][None],
-                    weights=groups.context_weights[at][None],
-                    numeric=nothing,
-                ),
-                unknown=0,
-            )
-        )
-    return samples
+def _fit_ensemble(
+    lesson: _Lesson,
+    groups: Groups,
+    outputs: dict[str, npt.NDArray[np.float32]],
+    folder: Path,
+) -> dict[str, Any]:
+    held_out = groups.held_out(lesson.seed)
+    check = groups.take(np.flatnonzero(held_out)) if held_out.any() else groups
+    mixture: Mixture = fit_mixture(outputs, check, lesson.rewards)
+    home = model_folder(folder, Ensemble.name)
+    home.mkdir(parents=True)
+    mixture.save(home / MIXTURE_FILE)
+    judged = judge(mixed(mixture, outputs, lesson.rewards), check, lesson.rewards)
+    return {**judged, "weights": dict(mixture.weights)}
 
 
-def check_parity(
-    folder: Path, builder: FeatureBuilder, samples: list[FeatureRows]
-) -> dict[str, float]:
-    """Largest difference of each engine from the SavedModel.
-
-    Raises `ArtifactRefused` above `PARITY`, or for another top 20.
-    """
-    engines = {
-        name: open_engine(name, folder, builder.table, builder.item_slots) for name in ENGINES
-    }
-    worst = dict.fromkeys(ENGINES, 0.0)
-    for rows in samples:
-        truth = engines["savedmodel"].score(rows)
-        for name, engine in engines.items():
-            scores = engine.score(rows)
-            difference = float(np.abs(scores - truth).max())
-            worst[name] = max(worst[name], difference)
-            if not difference <= PARITY or not _same_head(scores, truth):  # NaN is no parity
-                raise ArtifactRefused(
-                    f"engine {name} differs from the model by {difference:.2e}; "
-                    f"allowed is {PARITY:.0e} and no change of the best 20"
-                )
-    return worst
-
-
-def _same_head(scores: np.ndarray, truth: np.ndarray) -> bool:
-    """Whether the best 20 are the same, but for items whose true scores are equal within parity."""
-    mine, best = np.argsort(-scores, kind="stable")[:20], np.argsort(-truth, kind="stable")[:20]
-    return bool(np.all(np.abs(truth[mine] - truth[best]) <= 2 * PARITY))
-
-
-@click.command(context_settings={"auto_envvar_prefix": "SHORTLIST", "show_default": True})
-@click.option(
-    "--workdir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="A workdir in which retrieval was trained.",
-)
-@click.option("--address", help="A Ray cluster; default: the enclosing job's, or a private one.")
-@click.option("--seed", default=0, help="Makes training repeatable.")
+@click.command(context_settings=JOB_CONTEXT)
+@job_options("A workdir in which retrieval was trained.")
 def main(workdir: Path, address: str | None, seed: int) -> None:
     """Train the ranking tier and promote the new version."""
     run_job(lambda: train(workdir, address=address, seed=seed))

@@ -18,7 +18,16 @@ from ranking_svc.models.ensemble import MIXTURE_FILE, Ensemble, Mixture
 from ranking_svc.models.gbdt import open_gbdt
 from shortlist.errors import ArtifactRefused
 
-__all__ = ["TRAINABLE", "Model", "Outputs", "Worth", "combine", "model_folder", "open_models"]
+__all__ = [
+    "TRAINABLE",
+    "Model",
+    "Outputs",
+    "Worth",
+    "combine",
+    "model_folder",
+    "open_model",
+    "open_models",
+]
 
 TRAINABLE = ("dcn", "gbdt", "linear")
 NETWORKS = ("dcn", "linear")
@@ -39,14 +48,15 @@ def open_models(
     models: dict[str, Model] = {}
     for name in names:
         if name != Ensemble.name:
-            models[name] = _open(name, model_folder(artifact, name), builder, engine)
+            models[name] = open_model(name, model_folder(artifact, name), builder, engine)
     if Ensemble.name in names:
         mixture = Mixture.load(model_folder(artifact, Ensemble.name) / MIXTURE_FILE)
         models[Ensemble.name] = Ensemble(mixture, models)
     return {**models, BlendOrder.name: BlendOrder()}
 
 
-def _open(name: str, folder: Path, builder: FeatureBuilder, engine: str) -> Model:
+def open_model(name: str, folder: Path, builder: FeatureBuilder, engine: str) -> Model:
+    """The trained model `name` whose files are in `folder`. Raises as `open_models`."""
     if name in NETWORKS:
         return open_dcn(name, folder, builder, engine)
     if name == "gbdt":

@@ -285,13 +285,10 @@ class NumpyEngine:
         deep = x if weights.structure == "stacked" else x0
         for kernel, bias in weights.hidden:
             deep = np.maximum(deep @ kernel + bias, 0)
-        if not weights.hidden:
-            last = x
-        elif weights.structure == "stacked":
-            last = deep
-        else:
-            last = np.concatenate([x, deep], axis=1)
-        return last @ weights.output_kernel + weights.output_bias
+        if weights.hidden:
+            stacked = weights.structure == "stacked"
+            x = deep if stacked else np.concatenate([x, deep], axis=1)
+        return x @ weights.output_kernel + weights.output_bias
 
 
 class OnnxEngine:
