@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.tokens import PageToken
+from shortlist.config import ArmConfig, Config, RankingConfig
 from shortlist.errors import InvalidRequest, TierUnavailable, VersionNotServed
 from shortlist.ids import keys_of
 from shortlist.page import Page, PageRequest, RecentEvent
@@ -95,11 +96,13 @@ async def test_a_token_of_a_ranker_that_is_gone_says_to_start_again() -> None:
         {"sources": ("popular",)},
         {"quotas": {"popular": 7}},
         {"time_ms": 5},
+        {"arm": "plain"},
     ],
     ids=lambda change: next(iter(change)),
 )
 async def test_a_token_belongs_to_its_request(change: dict[str, object]) -> None:
-    async with a_world() as world:
+    arms = RankingConfig(arms={"plain": ArmConfig(ranker="none")})
+    async with a_world(config=Config(ranking=arms)) as world:
         token = (await world.page("ann")).next_page_token
         with pytest.raises(InvalidRequest) as refused:
             await world.page(**{"user_id": "ann", "page_token": token, **change})  # type: ignore[arg-type]

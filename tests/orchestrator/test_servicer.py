@@ -87,6 +87,17 @@ async def test_an_attribute_without_a_value_is_named(channel: grpc.aio.Channel) 
     assert fields_at_fault(refused.value) == ['context["device"]']
 
 
+async def test_an_item_that_does_not_exist_is_not_found_with_its_field(
+    channel: grpc.aio.Channel,
+) -> None:
+    stub: Any = orchestrator_pb2_grpc.OrchestratorStub(channel)
+    assert len((await stub.Similar(orchestrator_pb2.SimilarRequest(item_id="i7"))).items) == 20
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.Similar(orchestrator_pb2.SimilarRequest(item_id="nonsense"))
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert fields_at_fault(refused.value) == ["item_id"]
+
+
 @pytest.mark.parametrize(
     ("stub", "method", "request_"),
     [

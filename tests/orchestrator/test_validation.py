@@ -46,6 +46,7 @@ def an_event(**fields: Any) -> tuple[RecentEvent, ...]:
         ({"request_id": "x" * 129}, "request_id"),
         ({"request_id": "é" * 65}, "request_id"),
         ({"surface": "x" * 65}, "surface"),
+        ({"arm": "oracle"}, "arm"),
         ({"user_id": "x" * 513}, "user.id"),
         ({"session_id": "x" * 513}, "user.session_id"),
         ({"page_size": -1}, "page_size"),

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from shortlist.client import AsyncClient, Client
+from shortlist.config import ArmConfig, Config, RankingConfig
 from shortlist.errors import (
     BudgetExceeded,
     CoverageTooLow,
     InvalidRequest,
+    ItemNotFound,
     NotImplementedYet,
     TierUnavailable,
     VersionNotServed,
 )
-from shortlist.page import Page, PageRequest, RankRequest, RecentEvent
+from shortlist.page import Page, PageRequest, RankRequest, RecentEvent, SimilarRequest
 from tests.orchestrator.wire import served
 from tests.orchestrator.world import NOW_MS, World, a_world
 
@@ -42,12 +45,14 @@ EVERY_FIELD = PageRequest(
     request_id="req-1",
     session_id="s",
     surface="home",
+    arm="trees",
 )
+CONFIG = Config(ranking=RankingConfig(arms={"trees": ArmConfig(ranker="upside_down")}))
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with a_world() as world:
+    async with a_world(config=CONFIG) as world:
         yield world
 
 
@@ -72,6 +77,7 @@ async def test_every_field_of_a_request_and_an_answer_survives_the_wire(
     assert page.coverage == expected.coverage
     assert page.degradations == expected.degradations
     assert page.versions == expected.versions
+    assert (page.versions.ranker, page.versions.arm) == ("upside_down", "trees")
     assert page.attribution_token == expected.attribution_token
     assert page.unknown_items == expected.unknown_items == 1
     assert page.request_id == "req-1"
@@ -153,6 +159,37 @@ async def test_ranking_orders_given_items(target: str) -> None:
     assert ranking.trace is not None
 
 
+async def test_similar_items_survive_the_wire(world: World, target: str) -> None:
+    request = SimilarRequest(
+        item_id="i7",
+        page_size=5,
+        exclude_item_ids=("i8",),
+        return_attributes=("genre",),
+        trace=True,
+        request_id="req-2",
+    )
+    expected = await world.recommender.similar(request)
+    async with AsyncClient(target) as client:
+        similar = await client.similar(request)
+        assert replace(similar, trace=None) == replace(expected, trace=None)
+        assert similar.trace is not None
+        assert (await client.similar(replace(request, trace=False))).trace is None
+
+
+async def test_an_item_that_does_not_exist_keeps_its_field_over_the_wire(target: str) -> None:
+    def ask() -> ItemNotFound:
+        with Client(target) as client, pytest.raises(ItemNotFound, match="nonsense") as caught:
+            client.similar(SimilarRequest(item_id="nonsense"))
+        return caught.value
+
+    async with AsyncClient(target) as client:
+        with pytest.raises(ItemNotFound) as caught:
+            await client.similar(SimilarRequest(item_id="nonsense"))
+        with pytest.raises(InvalidRequest, match="page_size"):
+            await client.similar(SimilarRequest(item_id="i7", page_size=-1))
+    assert caught.value.field == (await asyncio.to_thread(ask)).field == "item_id"
+
+
 async def test_the_synchronous_client_gives_the_same(target: str) -> None:
     def ask() -> tuple[Page, str, list[str]]:
         with Client(target) as client:
@@ -162,7 +199,9 @@ async def test_the_synchronous_client_gives_the_same(target: str) -> None:
             except InvalidRequest as error:
                 field = error.violations[0][0]
             batch = client.recommend_batch([PageRequest(user_id="ann")])
-            ranking = client.rank(RankRequest(item_ids=("i1",)))
+            ranking = client.rank(RankRequest(item_ids=("i1",), arm="trees"))
+            assert ranking.versions.arm == "trees"
+            assert client.similar(SimilarRequest(item_id="i1")).items
             assert isinstance(batch[0], Page)
             return page, field, [item.id for item in ranking.items]
 
