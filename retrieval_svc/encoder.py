@@ -147,10 +147,12 @@ class UserEncoder:
             nothing = np.zeros(self.dim, np.float32)
             return nothing, nothing, 0
         strength = history.weights[history.weights > 0][known][-length:]
-        strength = strength * np.exp(self._weights.position[length - len(rows) :])
+        # In float64: the sum of large weights must stay finite.
+        strength = strength.astype(np.float64)
+        strength *= np.exp(self._weights.position[length - len(rows) :])
         vectors = np.asarray(self._vectors[rows])
-        pooled = strength @ vectors / strength.sum()
-        return pooled, vectors[-1], len(rows)
+        pooled = (strength / strength.sum()) @ vectors
+        return pooled.astype(np.float32), vectors[-1], len(rows)
 
     def _features(self, user: UserContext, history_size: int) -> Floats:
         about_user = self._user.encode_one(user.attributes)

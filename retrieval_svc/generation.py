@@ -57,14 +57,10 @@ class Generation:
     @classmethod
     def open(cls, artifact: Artifact, shard: int) -> Generation:
         """Load one slice of a verified artifact; raises what `open_folder` raises."""
-        return cls.open_folder(
-            artifact.path, RetrievalMeta.of(artifact), shard, version=artifact.version
-        )
+        return cls.open_folder(artifact.path, RetrievalMeta.of(artifact), shard, artifact.version)
 
     @classmethod
-    def open_folder(
-        cls, path: Path, meta: RetrievalMeta, shard: int, *, version: str
-    ) -> Generation:
+    def open_folder(cls, path: Path, meta: RetrievalMeta, shard: int, version: str) -> Generation:
         """Load one slice of a folder, which may not be published yet, and ask each source once.
 
         Raises:
