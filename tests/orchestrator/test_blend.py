@@ -134,6 +134,18 @@ def test_the_order_of_the_sources_changes_bits_but_not_the_result() -> None:
     assert one.source_names == tuple(reversed(other.source_names))
 
 
+@pytest.mark.parametrize("apart", [1, 2**17, 2**40])
+def test_keys_that_are_alike_in_their_last_bits_are_told_apart(apart: int) -> None:
+    first = [key * apart for key in range(1, 80)]
+    second = [key * apart for key in range(40, 120)]
+    united, found = blend([a_source("a", first), a_source("b", second)], 500, {})
+    assert united == 119
+    assert sorted(found.keys.tolist()) == sorted({*first, *second})
+    both = found.keys[found.sources == 3]
+    assert sorted(both.tolist()) == sorted({*first} & {*second})
+    np.testing.assert_array_equal((found.ranks >= 0).sum(axis=0) == 2, found.sources == 3)
+
+
 @pytest.mark.parametrize(
     "sources", [[], [a_source("a", [])], [a_source("a", []), a_source("b", [])]]
 )
