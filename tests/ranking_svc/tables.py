@@ -93,7 +93,7 @@ def candidates(*keys: int) -> Candidates:
         sources=((ranks[0] >= 0) + 2 * (ranks[1] >= 0)).astype(np.uint32),
         scores=both,
         ranks=ranks,
-        fused=1 / np.arange(61, 61 + n, dtype=np.float32),
+        fused=(1 / np.arange(61, 61 + n)).astype(np.float32),
     )
 
 
