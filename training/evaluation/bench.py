@@ -24,6 +24,7 @@ from retrieval_svc.source_data import SharedData
 from retrieval_svc.sources.fresh import FreshSource
 from shortlist.artifacts import Artifact
 from shortlist.config import Config, RankingConfig
+from shortlist.errors import TierUnavailable
 from shortlist.tiers import (
     Candidates,
     ItemCards,
@@ -33,7 +34,7 @@ from shortlist.tiers import (
     UserContext,
 )
 
-__all__ = ["Bench", "Rankers", "Shards", "SlateRules", "ordered"]
+__all__ = ["Bench", "Rankers", "Scored", "Shards", "SlateRules", "ordered"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -50,27 +51,38 @@ class Shards:
         self.absent = meta.absent  # source -> why the version has none
         self.fresh_after_ms = _fresh_after_ms(artifact, self.sources)
         self.generations = [Generation.open(artifact, shard) for shard in range(meta.shards)]
+        keys = np.concatenate([one.keys for one in self.generations])
+        vectors = np.concatenate([one.vectors for one in self.generations])
+        order = np.argsort(keys)
+        self._keys: Keys = keys[order]
+        self.vectors: Floats = vectors[order]  # [items, dim], unit length, by ascending key
 
     def ask(
         self, user: UserContext, quotas: Mapping[str, int], exclude: Keys
     ) -> Mapping[str, SourceCandidates]:
-        """Each source's best items that are not in `exclude` (ascending, unique)."""
+        """Each source's best items that are not in `exclude` (ascending, unique).
+
+        Raises `TierUnavailable` when a source fails: figures without it would say nothing.
+        """
         query = RetrieveQuery(request_id="evaluate", user=user, quotas=quotas, exclude=exclude)
         slices = [generation.retrieve(query) for generation in self.generations]
         if failed := [failure for one in slices for failure in one.failures]:
-            raise RuntimeError(f"a source failed during the evaluation: {failed[0]}")
+            raise TierUnavailable(f"a source failed during the evaluation: {failed[0]}")
         return {one.source: one for one in merge_sources(slices, dict(quotas))}
 
-    @property
-    def vectors(self) -> Floats:
-        """float32 [items, dim], unit length, by ascending key."""
-        keys = np.concatenate([one.keys for one in self.generations])
-        vectors = np.concatenate([one.vectors for one in self.generations])
-        return vectors[np.argsort(keys)]
-
-    def cards(self, keys: Keys) -> ItemCards:
-        """What the slate needs to know of items, in the order of `keys`."""
-        return join_cards(keys, [one.describe(keys, ()) for one in self.generations])
+    def cards(self, keys: Keys, *, groups: bool) -> ItemCards:
+        """What the slate needs to know of items, in the order of `keys`; groups only for caps."""
+        if groups:
+            return join_cards(keys, [one.describe(keys, ()) for one in self.generations])
+        return ItemCards(
+            index_version=self.version,
+            keys=keys,
+            ids=("",) * len(keys),
+            titles=("",) * len(keys),
+            vectors=self.vectors[np.searchsorted(self._keys, keys)],
+            groups={},
+            attributes=({},) * len(keys),
+        )
 
 
 class Rankers:
@@ -134,6 +146,15 @@ class SlateRules:
     minimums: Mapping[str, int]  # source -> fewest items of a page
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """n candidates, S sources in the order of the quotas."""
+
+    keys: Keys  # [n]
+    scores: Floats  # [n]
+    sources: npt.NDArray[np.bool_]  # [S, n], who proposed what
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """The parts, and the configuration that they serve with."""
@@ -164,66 +185,62 @@ class Bench:
         within = tuple(_first(one, self.quotas[one.source]) for one in proposals.values())
         return blend(within, retrieval.candidates, retrieval.guaranteed)
 
-    def page(
-        self,
-        keys: Keys,
-        scores: Floats,
-        sources: npt.NDArray[np.bool_],
-        size: int,
-        rules: SlateRules,
-    ) -> list[int]:
-        """Places among n candidates, in page order, by the rules of the slate.
-
-        `sources` is bool [S, n], S in the order of the quotas: who proposed what.
-        """
-        order = ordered(keys, scores)
-        head, chosen = max(self.config.slate.pool, size), np.empty(0, np.intp)
+    def page(self, scored: Scored, size: int, rules: SlateRules) -> list[int]:
+        """Places among the candidates, in page order, by the rules of the slate."""
+        order = ordered(scored.keys, scored.scores)
+        head = min(len(order), max(self.config.slate.pool, size))
         while True:
-            offered = self._offered(order, sources, head, rules.minimums)
-            chosen = offered[self._choose(keys, scores, sources, offered, size, rules)]
-            if len(chosen) == size or head >= len(order):
+            offered = self._offered(order, scored, head, rules.minimums)
+            chosen = offered[self._choose(scored, offered, size, rules, head)]
+            if len(chosen) == size or head == len(order):
                 return [int(place) for place in chosen]
-            head *= 2  # caps bite: look further down
+            head = min(len(order), 2 * head)  # caps bite: look further down
 
     def _offered(
         self,
         order: npt.NDArray[np.intp],
-        sources: npt.NDArray[np.bool_],
+        scored: Scored,
         head: int,
         minimums: Mapping[str, int],
     ) -> npt.NDArray[np.intp]:
         """The first `head` places, and more of the sources that have a minimum."""
-        names = list(self.quotas)
         rest = order[head:]
         wanted = np.zeros(len(rest), np.bool_)
-        for name in minimums.keys() & set(names):
-            mine = sources[names.index(name)]
-            missing = _SPARE * minimums[name] - np.count_nonzero(mine[order[:head]])
+        for name, least in self._of_present(minimums).items():
+            mine = scored.sources[list(self.quotas).index(name)]
+            missing = _SPARE * least - np.count_nonzero(mine[order[:head]])
             wanted[np.flatnonzero(mine[rest])[: max(0, missing)]] = True
         return np.concatenate([order[:head], rest[wanted]])
 
     def _choose(
         self,
-        keys: Keys,
-        scores: Floats,
-        sources: npt.NDArray[np.bool_],
+        scored: Scored,
         offered: npt.NDArray[np.intp],
         size: int,
         rules: SlateRules,
+        head: int,
     ) -> list[int]:
-        names = list(self.quotas)
+        names, caps = list(self.quotas), self.config.slate.caps
         return choose(
-            scores[offered],
-            self.shards.cards(keys[offered]),
+            scored.scores[offered],
+            self.shards.cards(scored.keys[offered], groups=bool(caps)),
             size,
             strength=rules.diversity,
-            caps=self.config.slate.caps,
+            caps=caps,
+            head=head,
             minimums=[
-                Minimum(least=least, rows=sources[names.index(name)][offered])
-                for name, least in rules.minimums.items()
-                if name in names
+                Minimum(least=least, rows=scored.sources[names.index(name)][offered])
+                for name, least in self._of_present(rules.minimums).items()
             ],
         )
+
+    def _of_present(self, minimums: Mapping[str, int]) -> Mapping[str, int]:
+        return {name: least for name, least in minimums.items() if name in self.quotas}
+
+
+def ordered(keys: npt.NDArray[np.integer], scores: Floats) -> npt.NDArray[np.intp]:
+    """Places by descending score; ties go to the smaller key, as on a page."""
+    return np.lexsort((keys, -scores))
 
 
 def _fresh_after_ms(artifact: Artifact, sources: Sequence[str]) -> int | None:
@@ -231,11 +248,6 @@ def _fresh_after_ms(artifact: Artifact, sources: Sequence[str]) -> int | None:
     if FreshSource.name not in sources:
         return None
     return int(SharedData.load(artifact.path / FreshSource.name).settings["after_ms"])
-
-
-def ordered(keys: npt.NDArray[np.integer], scores: Floats) -> npt.NDArray[np.intp]:
-    """Places by descending score; ties go to the smaller key, as on a page."""
-    return np.lexsort((keys, -scores))
 
 
 def _first(one: SourceCandidates, quota: int) -> SourceCandidates:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +63,7 @@ class PlattScale:
         return _sigmoid(self.slope * scores.astype(np.float64) + self.intercept)
 
 
-def calibration_of(scores: Floats, liked: Booleans, fitting: Booleans) -> dict[str, object]:
+def calibration_of(scores: Floats, liked: Booleans, fitting: Booleans) -> dict[str, Any]:
     """Fit on the rows `fitting`, judge on the others: log loss, bins and calibration error.
 
     All are NaN, and there are no bins, unless both parts have both kinds of rows.

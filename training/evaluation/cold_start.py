@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.evaluation.answers import DEPTH, Answer
-from training.evaluation.bench import Bench
+from training.evaluation.bench import Bench, Scored
 from training.evaluation.bootstrap import Resamples, mean_of
 from training.evaluation.catalogue import Catalogue
 from training.evaluation.exams import Exam, sample
@@ -104,9 +104,8 @@ class ColdStart:
         _, candidates = self.bench.blend(proposals)
         default = self.bench.rankers.default
         scores = self.bench.rankers.score(exam.user, candidates, (default,))[default]
-        places = self.bench.page(
-            candidates.keys, scores, candidates.ranks >= 0, PAGE, self.bench.rules
-        )
+        scored = Scored(keys=candidates.keys, scores=scores, sources=candidates.ranks >= 0)
+        places = self.bench.page(scored, PAGE, self.bench.rules)
         found = {name: self.catalogue.rows_of(one.keys) for name, one in proposals.items()}
         return {"page": self.catalogue.rows_of(candidates.keys[places]), **found}
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.evaluation.answers import Answer
-from training.evaluation.bench import Bench, SlateRules
+from training.evaluation.bench import Bench, Scored, SlateRules
 from training.evaluation.bootstrap import mean_of
 from training.evaluation.systems import PAGE, Judge, mean_over, pages_of
 
@@ -75,10 +75,10 @@ class Tradeoffs:
         keys = self.judge.catalogue.keys
         pages = []
         for answer in self.answers:
-            places = self.bench.page(
-                keys[answer.blended], answer.scores[default], answer.sources, PAGE, rules
+            scored = Scored(
+                keys=keys[answer.blended], scores=answer.scores[default], sources=answer.sources
             )
-            pages.append(answer.blended[places])
+            pages.append(answer.blended[self.bench.page(scored, PAGE, rules)])
         return pages
 
     def _figures(self, lists: Sequence[Rows]) -> dict[str, float]:
