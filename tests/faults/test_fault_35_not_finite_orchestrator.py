@@ -83,6 +83,19 @@ async def test_scores_of_a_wrong_length_are_nonsense_too(world: World) -> None:
     assert reasons(await world.page()) == ["RANKER_FALLBACK"]
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0])
+async def test_a_shard_whose_fusion_is_nonsense_is_a_shard_that_does_not_answer(
+    world: World, bad: float
+) -> None:
+    world.shards[0].fusion = {"popular": (bad, 60.0)}
+    world.shards[1].fusion = {"two_tower": (1.0, 60.0)}
+    async with distributed(world) as remote:
+        page = await remote.recommend(PageRequest(user_id="ann"))
+    assert reasons(page) == ["SHARD_DOWN"]
+    assert "weight" in page.degradations[0].detail
+    assert len(page.items) == 20
+
+
 async def test_a_sound_replica_makes_good_for_a_broken_one() -> None:
     async with a_world(rankers=2) as world:
         world.rankers[0].answers = np.full(3, np.nan, np.float32)

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shortlist.client import AsyncClient
-from shortlist.page import PageRequest, RankRequest, RecentEvent
+from shortlist.errors import ItemNotFound
+from shortlist.page import PageRequest, RankRequest, RecentEvent, SimilarRequest
 from tests.orchestrator.wire import distributed, served
 from tests.orchestrator.world import a_world
 
@@ -56,6 +57,14 @@ async def test_unknown_items_are_left_out_of_a_ranking_and_counted(client: Async
     ranking = await client.rank(RankRequest(item_ids=("i1", "no-such-item", "i2")))
     assert sorted(item.id for item in ranking.items) == ["i1", "i2"]
     assert ranking.unknown_items == 1
+
+
+async def test_nothing_is_like_an_unknown_item(client: AsyncClient) -> None:
+    with pytest.raises(ItemNotFound, match="'no-such-item'") as refused:
+        await client.similar(SimilarRequest(item_id="no-such-item"))
+    assert refused.value.field == "item_id"
+    excluded = SimilarRequest(item_id="i1", exclude_item_ids=("no-such-item",))
+    assert len((await client.similar(excluded)).items) == 20
 
 
 async def test_a_ranking_of_unknown_items_only_is_empty(client: AsyncClient) -> None:
