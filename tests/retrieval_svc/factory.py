@@ -119,17 +119,18 @@ def write_files(
         np.save(home / "keys.npy", catalogue.keys[rows])
         np.save(home / "vectors.npy", catalogue.vectors[rows])
         pq.write_table(table.take(pa.array(rows)), home / "items.parquet")
-        build_index(catalogue.vectors[rows], home / "two_tower" / "index", **options)
         for name, (data, _) in sources.items():
             mine = data.take(rows, len(catalogue.keys))
             (home / name).mkdir()
             mine.save(home / name)
+            if name == "two_tower":
+                build_index(catalogue.vectors[rows], home / name / "index", **options)
             if "vectors" in mine.columns:
                 build_source_index(mine.columns["vectors"], home / name / "index", **options)
 
 
 def stored_sources(catalogue: Catalogue) -> dict[str, Stored]:
-    """What each source but the two-tower has learned of all items: random, the same each time."""
+    """What each source has learned of all items: random, the same each time."""
     n, rng = len(catalogue.keys), np.random.default_rng(17)
     number = np.arange(n)
     factors = (catalogue.vectors * rng.lognormal(sigma=0.5, size=(n, 1))).astype(np.float32)
@@ -147,6 +148,7 @@ def stored_sources(catalogue: Catalogue) -> dict[str, Stored]:
         return SharedData(settings=values)
 
     return {
+        "two_tower": (SourceData(), settings()),  # its vectors and its tower are everybody's
         "mf": (
             SourceData(columns={"vectors": factors}),
             SharedData(

@@ -61,10 +61,15 @@ class TestLocalRetriever(RetrieverContract):
 
 
 class TestLocalRetrieverWithScann(RetrieverContract):
-    @pytest.fixture
-    async def retriever(self, store: ArtifactStore) -> Any:
+    @pytest.fixture(scope="class")
+    def indexed(self, tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+        store = ArtifactStore(tmp_path_factory.mktemp("scann"))
         publish(store, Catalogue.random(1200), exact_below=0)
-        retriever = open_shard(store)
+        return store
+
+    @pytest.fixture
+    async def retriever(self, indexed: ArtifactStore) -> Any:
+        retriever = open_shard(indexed)
         yield retriever
         await retriever.close()
 
