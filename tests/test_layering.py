@@ -52,12 +52,13 @@ LAZY_EXCEPTIONS: dict[str, tuple[str, ...]] = {
 
 # library -> files that may import it at all (I8: serving imports neither TensorFlow nor Ray)
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "tensorflow": ("training/*", "ranking_svc/engine.py", "benchmarks/*"),
+    "tensorflow": ("training/*", "ranking_svc/models/dcn.py", "benchmarks/*"),
     "tensorflow_recommenders": ("training/*",),
     "tf_keras": ("training/*",),
     "keras": (),  # Keras 3 and TensorFlow Recommenders do not go together
     "ray": ("training/*", "shortlist/commands/train.py"),
     "scann": ("retrieval_svc/scann_*.py", "benchmarks/*"),
+    "lightgbm": ("training/*",),  # trees serve from their own table of nodes
     "onnx": ("training/*",),
     "onnxruntime": ("ranking_svc/*", "training/*", "benchmarks/*"),
     "pyarrow": ("retrieval_svc/*", "ranking_svc/*", "training/*", "simulator/*", "benchmarks/*"),

@@ -25,10 +25,8 @@ CONFIG = {
         "two_tower": {"dim": 16, "history_length": 20, "epochs": 2, "batch_size": 256},
     },
     "ranking": {
-        "cross_layers": 2,
-        "projection_dim": 8,  # low rank: what is exported is multiplied out
-        "hidden": [16, 8],
-        "epochs": 2,
+        "dcn": {"cross_layers": 2, "projection_dim": 8, "hidden": [16, 8], "epochs": 2},
+        "gbdt": {"trees": 20, "leaves": 7},
     },
     # Generous, so that a busy machine cannot make a page differ.
     "serving": {

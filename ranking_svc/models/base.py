@@ -83,12 +83,14 @@ class Worth:
 def combine(outputs: Outputs, heads: Sequence[str], worth: Worth) -> Floats:
     """One score a candidate, float32 [n]: log sum_h w_h exp(z_h) + value weight * value.
 
-    The odds of rare events are about their probabilities, so this orders by expected worth.
+    The odds of rare events are about their probabilities, so this orders by expected worth. What is
+    not finite stays so.
     """
     weights = worth.weights_of(heads)
     used = weights > 0
     weighted = outputs.logits[:, used] + np.log(weights[used])
-    scores = np.logaddexp.reduce(weighted, axis=1)
+    with np.errstate(invalid="ignore"):
+        scores = np.logaddexp.reduce(weighted, axis=1)
     if worth.value and outputs.values is not None:
         scores = scores + worth.value * outputs.values
     return scores.astype(np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from shortlist.errors import VersionNotServed
+from shortlist.errors import InvalidRequest, VersionNotServed
 from shortlist.ids import keys_of
 from shortlist.tiers import Candidates, History, Ranker, ScoreQuery, UserContext
 
@@ -120,6 +120,34 @@ class RankerContract:
             a_query(known_keys, model_version=version, deadline_ms=10_000.0)
         )
         np.testing.assert_array_equal(free.scores, pinned.scores)
+
+    async def test_every_model_that_it_offers_can_be_asked_for(
+        self, ranker: Ranker, known_keys: Keys
+    ) -> None:
+        models = (await ranker.status()).models
+        assert len(set(models)) == len(models) > 0
+        for model in models:
+            answer = await ranker.score(a_query(known_keys, model=model))
+            assert answer.model == model
+            assert answer.scores.shape == known_keys.shape
+            assert np.isfinite(answer.scores).all()
+
+    async def test_the_model_of_questions_that_name_none_is_told(
+        self, ranker: Ranker, known_keys: Keys
+    ) -> None:
+        answer = await ranker.score(a_query(known_keys))
+        assert answer.model in (await ranker.status()).models
+        named = await ranker.score(a_query(known_keys, model=answer.model))
+        np.testing.assert_array_equal(answer.scores, named.scores)
+
+    async def test_a_model_it_does_not_have_is_refused_with_those_it_has(
+        self, ranker: Ranker, known_keys: Keys
+    ) -> None:
+        with pytest.raises(InvalidRequest, match="no-such-model") as refused:
+            await ranker.score(a_query(known_keys, model="no-such-model"))
+        ((field, text),) = refused.value.violations
+        assert field == "model"
+        assert all(model in text for model in (await ranker.status()).models)
 
     async def test_a_version_it_does_not_hold_is_refused(
         self, ranker: Ranker, known_keys: Keys

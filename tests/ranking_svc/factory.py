@@ -10,17 +10,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ranking_svc.engine import ONNX_FILE, WEIGHTS_FOLDER, DcnWeights
 from ranking_svc.features import FeatureBuilder, FeatureSpec, ItemTable
+from ranking_svc.models import model_folder
+from ranking_svc.models.dcn import (
+    ONNX_FILE,
+    WEIGHTS_FOLDER,
+    CrossLayer,
+    DcnWeights,
+    Structure,
+)
+from ranking_svc.models.ensemble import MIXTURE_FILE, Mixture
+from ranking_svc.models.gbdt import TREES_FOLDER, Trees, save_heads
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.features import FeatureEncoder
 from shortlist.ids import keys_of
 from shortlist.places import points_on_earth
 from tests.ranking_svc.tables import CONTEXT, ITEM, NOW_MS, STATISTICS, USER
-from training.onnx_export import write_onnx
+from training.onnx_export import write_dcn, write_trees
 
 KEYS = np.sort(keys_of(f"item-{number}" for number in range(40)))
 TOKEN_DIM = 3
+HEADS = ("click", "purchase")
+WORTH = {"click": 1.0, "purchase": 4.0}
+MODELS = ["dcn", "gbdt", "linear", "ensemble"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -60,9 +72,17 @@ def random_table(seed: int = 0, item: FeatureEncoder = ITEM) -> ItemTable:
 
 
 def random_weights(
-    builder: FeatureBuilder, *, hidden: Sequence[int] = (8, 4), crosses: int = 2, seed: int = 0
+    builder: FeatureBuilder,
+    *,
+    structure: Structure = "parallel",
+    hidden: Sequence[int] = (8, 4),
+    crosses: int = 2,
+    rank: int = 0,
+    heads: Sequence[str] = HEADS,
+    has_value: bool = True,
+    seed: int = 0,
 ) -> DcnWeights:
-    """A network that fits the builder's features."""
+    """A network that fits the builder's features; `rank` 0 = full."""
     rng = np.random.default_rng(seed)
     numbers = len(builder.names)
     width = numbers + TOKEN_DIM * (len(builder.item_slots) + 2)
@@ -71,30 +91,87 @@ def random_weights(
         return (rng.normal(size=shape) / np.sqrt(shape[0])).astype(np.float32)
 
     sizes = [width, *hidden]
+    last = (sizes[-1] if structure == "stacked" else width + sizes[-1]) if hidden else width
     return DcnWeights(
+        structure=structure,
+        heads=tuple(heads),
         mean=array(numbers),
         std=np.full(numbers, 2, np.float32),
         item_tokens=array(builder.item.vocabulary_size, TOKEN_DIM),
         user_tokens=array(builder.user.vocabulary_size, TOKEN_DIM),
         context_tokens=array(builder.context.vocabulary_size, TOKEN_DIM),
-        crosses=tuple((array(width, width), array(width)) for _ in range(crosses)),
+        crosses=tuple(
+            CrossLayer(
+                kernels=(array(width, rank), array(rank, width))
+                if rank
+                else (array(width, width),),
+                bias=array(width),
+            )
+            for _ in range(crosses)
+        ),
         hidden=tuple((array(a, b), array(b)) for a, b in pairwise(sizes)),
-        output_kernel=array(width + sizes[-1], 1),
-        output_bias=array(1),
+        output_kernel=array(last, len(heads) + has_value),
+        output_bias=array(len(heads) + has_value),
     )
 
 
-def write_files(folder: Path, builder: FeatureBuilder, weights: DcnWeights) -> None:
-    """Everything of a ranking artifact but its SavedModel."""
-    for name in ("items", WEIGHTS_FOLDER):
-        (folder / name).mkdir()
+def random_trees(columns: int, *, count: int = 6, depth: int = 3, seed: int = 0) -> Trees:
+    """Full trees of a depth, every other one for the other head."""
+    rng = np.random.default_rng(seed)
+    inner, nodes = 2**depth - 1, 2 ** (depth + 1) - 1
+    number = np.arange(nodes)
+    leaf = number >= inner
+    starts = np.arange(count)[:, None] * nodes
+
+    def all_trees(children: Any) -> npt.NDArray[np.int32]:
+        return (starts + np.where(leaf, number, children)).astype(np.int32).ravel()
+
+    leaves = np.tile(leaf, count)
+    return Trees(
+        feature=np.where(leaves, -1, rng.integers(columns, size=count * nodes)).astype(np.int32),
+        threshold=np.where(leaves, 0, rng.normal(size=count * nodes)).astype(np.float32),
+        left=all_trees(2 * number + 1),
+        right=all_trees(2 * number + 2),
+        value=np.where(leaves, rng.normal(size=count * nodes), 0).astype(np.float32),
+        root=starts.ravel().astype(np.int32),
+        head=(np.arange(count) % len(HEADS)).astype(np.int32),
+        base=np.array([-1.0, -3.0], np.float32),
+    )
+
+
+def write_network(folder: Path, weights: DcnWeights) -> None:
+    """The files of a network but its SavedModel."""
+    (folder / WEIGHTS_FOLDER).mkdir(parents=True)
+    weights.save(folder / WEIGHTS_FOLDER)
+    write_dcn(weights, folder / ONNX_FILE)
+
+
+def write_forest(folder: Path, trees: Trees, columns: int) -> None:
+    """The files of trees."""
+    (folder / TREES_FOLDER).mkdir(parents=True)
+    trees.save(folder / TREES_FOLDER)
+    save_heads(folder, HEADS)
+    write_trees(trees, columns, folder / ONNX_FILE)
+
+
+def write_files(folder: Path, builder: FeatureBuilder, seed: int = 0) -> None:
+    """Everything of a ranking artifact but the SavedModels."""
+    (folder / "items").mkdir()
     builder.table.save(folder / "items")
     builder.spec.save(folder / "spec.json")
     builder.item.save(folder / "item_features.json")
     builder.user.save(folder / "user_features.json")
     builder.context.save(folder / "context_features.json")
-    weights.save(folder / WEIGHTS_FOLDER)
-    write_onnx(weights, folder / ONNX_FILE)
+    columns = len(builder.names)
+    write_network(model_folder(folder, "dcn"), random_weights(builder, seed=seed))
+    linear = random_weights(builder, hidden=(), crosses=0, seed=seed + 1)
+    write_network(model_folder(folder, "linear"), linear)
+    write_forest(model_folder(folder, "gbdt"), random_trees(columns, seed=seed), columns)
+    mixture = Mixture(
+        weights={"dcn": 0.6, "gbdt": 0.5, "linear": 0.0}, biases={"click": 0.1, "purchase": -0.2}
+    )
+    model_folder(folder, "ensemble").mkdir()
+    mixture.save(model_folder(folder, "ensemble") / MIXTURE_FILE)
 
 
 def publish_ranker(
@@ -108,9 +185,15 @@ def publish_ranker(
     """Publish and promote a version; `damage` may change the files before they are sealed."""
     builder = random_builder()
     with store.stage("ranking") as staged:
-        write_files(staged.path, builder, random_weights(builder, seed=seed))
+        write_files(staged.path, builder, seed)
         damage(staged.path)
-        artifact = staged.publish(version=version, meta={"watermark_ms": NOW_MS} | meta)
+        says = {
+            "watermark_ms": NOW_MS,
+            "models": MODELS,
+            "default_model": "ensemble",
+            "heads": WORTH,
+        }
+        artifact = staged.publish(version=version, meta=says | meta)
     current = store.versions("ranking")[-2:-1]
     store.promote("ranking", artifact.version, expected=current[0] if current else None)
     return artifact

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ranking_svc.models import Outputs
 from ranking_svc.ranker import LocalRanker, RankerGeneration, ScoresNotFinite
 from shortlist.artifacts import ArtifactStore
+from shortlist.config import RankingConfig
 from shortlist.errors import (
     ArtifactCorrupt,
     ArtifactNotFound,
     ArtifactRefused,
     BudgetExceeded,
+    InvalidField,
     VersionNotServed,
 )
 from tests.contracts.ranker import RankerContract, a_query
@@ -37,6 +40,10 @@ async def local(store: ArtifactStore) -> AsyncIterator[LocalRanker]:
     await ranker.close()
 
 
+def open_with(store: ArtifactStore, **ranking: Any) -> LocalRanker:
+    return LocalRanker.open(store, config=RankingConfig(**ranking))
+
+
 class TestLocalRanker(RankerContract):
     @pytest.fixture
     def ranker(self, local: LocalRanker) -> Any:
@@ -46,7 +53,14 @@ class TestLocalRanker(RankerContract):
 class TestLocalRankerInNumpy(RankerContract):
     @pytest.fixture
     def ranker(self, store: ArtifactStore) -> Any:
-        return LocalRanker.open(store, engine="numpy")
+        return open_with(store, engine="numpy")
+
+
+@pytest.mark.parametrize("model", ["dcn", "gbdt", "linear"])
+class TestLocalRankerWithAnotherDefault(RankerContract):
+    @pytest.fixture
+    def ranker(self, store: ArtifactStore, model: str) -> Any:
+        return open_with(store, default=model)
 
 
 @pytest.mark.slow
@@ -54,7 +68,7 @@ class TestLocalRankerInNumpy(RankerContract):
 class TestTrainedRanker(RankerContract):
     @pytest.fixture
     def ranker(self, trained: Trained, engine: str) -> Any:
-        return LocalRanker.open(ArtifactStore(trained.artifacts), engine=engine)
+        return open_with(ArtifactStore(trained.artifacts), engine=engine)
 
     @pytest.fixture
     def known_keys(self, ranker: LocalRanker) -> Any:
@@ -68,7 +82,96 @@ async def test_its_status_names_engine_items_and_watermark(local: LocalRanker) -
     status = await local.status()
     assert (status.model_version, status.engine, status.items) == ("v1", "onnx", len(KEYS))
     assert status.watermark_ms == NOW_MS
+    assert status.models == ("dcn", "gbdt", "linear", "ensemble", "none")
     assert local.versions.status().capabilities == ("onnx",)
+
+
+# --- models ---
+
+
+async def test_each_model_has_an_opinion_of_its_own(local: LocalRanker) -> None:
+    scores = [
+        (await local.score(a_query(KEYS, model=model))).scores
+        for model in ("dcn", "gbdt", "linear", "ensemble")
+    ]
+    for place, mine in enumerate(scores):
+        assert not any(np.allclose(mine, other) for other in scores[:place])
+
+
+async def test_the_ranker_none_keeps_the_order_of_the_candidates(local: LocalRanker) -> None:
+    for keys in (KEYS, KEYS[::-1]):
+        scores = (await local.score(a_query(keys, model="none"))).scores
+        np.testing.assert_array_equal(scores, -np.arange(len(keys)))
+
+
+async def test_the_configuration_chooses_the_default_model(store: ArtifactStore) -> None:
+    answer = await open_with(store, default="gbdt").score(a_query(KEYS))
+    assert answer.model == "gbdt"
+    assert (await open_with(store).score(a_query(KEYS))).model == "ensemble"
+
+
+async def test_without_an_ensemble_the_only_model_is_the_default(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    publish_ranker(store, models=["gbdt"], default_model="gbdt")
+    ranker = LocalRanker.open(store)
+    assert (await ranker.status()).models == ("gbdt", "none")
+    assert (await ranker.score(a_query(KEYS))).model == "gbdt"
+
+
+def test_a_default_that_the_version_does_not_have_is_refused(store: ArtifactStore) -> None:
+    with pytest.raises(InvalidField, match=r"ranking.default: no ranker 'forest'; .*gbdt"):
+        open_with(store, default="forest")
+
+
+# --- worth ---
+
+
+def purchase_preferred(ranker: LocalRanker, model: str) -> float:
+    """How strongly the order follows the odds of a purchase instead of a click."""
+    generation = ranker.versions.active
+    query = a_query(KEYS, model=model)
+    rows = generation.builder.build(query.user, query.candidates)
+    click, purchase = generation.models[model].score(rows).logits.T
+    scores = generation.score(query).scores
+    return float(np.corrcoef(scores, purchase)[0, 1] - np.corrcoef(scores, click)[0, 1])
+
+
+@pytest.mark.parametrize("model", ["dcn", "gbdt", "linear", "ensemble"])
+async def test_declaring_a_purchase_worth_more_reorders_without_training(
+    store: ArtifactStore, model: str
+) -> None:
+    plain = open_with(store)
+    raised = open_with(store, head_weights={"purchase": 500.0})
+    before = (await plain.score(a_query(KEYS, model=model))).scores
+    after = (await raised.score(a_query(KEYS, model=model))).scores
+    assert np.argsort(-before).tolist() != np.argsort(-after).tolist()
+    assert purchase_preferred(raised, model) > purchase_preferred(plain, model)
+    only = open_with(store, head_weights={"click": 0.0})
+    assert purchase_preferred(only, model) > purchase_preferred(plain, model)
+
+
+async def test_the_predicted_value_counts_as_much_as_declared(store: ArtifactStore) -> None:
+    query = a_query(KEYS, model="dcn")
+    plain, valued = open_with(store), open_with(store, value_weight=2.0)
+    generation = plain.versions.active
+    rows = generation.builder.build(query.user, query.candidates)
+    values = generation.models["dcn"].score(rows).values
+    difference = (await valued.score(query)).scores - (await plain.score(query)).scores
+    np.testing.assert_allclose(difference, 2 * values, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ({"refund": 1.0}, "head_weights.refund: no such head; there are: click, purchase"),
+        ({"click": 0.0, "purchase": 0.0}, "no head has a weight above 0"),
+    ],
+)
+def test_weights_that_make_no_order_are_refused(
+    store: ArtifactStore, weights: dict[str, float], says: str
+) -> None:
+    with pytest.raises(InvalidField, match=says):
+        open_with(store, head_weights=weights)
 
 
 # --- versions ---
@@ -94,7 +197,7 @@ async def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(
     local: LocalRanker, store: ArtifactStore
 ) -> None:
     def put_nan(folder: Path) -> None:
-        path = folder / "weights" / "hidden_0_kernel.npy"
+        path = folder / "models" / "dcn" / "weights" / "hidden_0_kernel.npy"
         np.save(path, np.full_like(np.load(path), np.nan))
 
     publish_ranker(store, version="v2", damage=put_nan)
@@ -121,10 +224,16 @@ def test_without_a_published_version_there_is_no_ranker(tmp_path: Path) -> None:
         "item_features.json",
         "user_features.json",
         "items/vectors.npy",
-        "weights/mean.npy",
-        "weights/output_kernel.npy",
-        "weights/crosses_1_bias.npy",
-        "model.onnx",
+        "models/dcn/weights/network.json",
+        "models/dcn/weights/mean.npy",
+        "models/dcn/weights/output_kernel.npy",
+        "models/dcn/weights/cross_1_bias.npy",
+        "models/dcn/model.onnx",
+        "models/linear/model.onnx",
+        "models/gbdt/trees.json",
+        "models/gbdt/trees/threshold.npy",
+        "models/gbdt/model.onnx",
+        "models/ensemble/ensemble.json",
     ],
 )
 @pytest.mark.parametrize("garbage", [b"garbage", None])
@@ -154,31 +263,51 @@ def test_a_manifest_without_a_watermark_is_refused(tmp_path: Path, watermark: An
         LocalRanker.open(store)
 
 
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"models": []},
+        {"models": ["dcn"], "default_model": "gbdt"},
+        {"models": ["dcn", "oracle"], "default_model": "dcn"},
+        {"heads": {}},
+        {"heads": {"click": -1.0, "purchase": 1.0}},
+        {"heads": None},
+    ],
+)
+def test_a_manifest_whose_models_or_heads_make_no_sense_is_refused(
+    tmp_path: Path, meta: dict[str, Any]
+) -> None:
+    store = ArtifactStore(tmp_path)
+    publish_ranker(store, **meta)
+    with pytest.raises(ArtifactRefused, match="manifest"):
+        LocalRanker.open(store)
+
+
 async def test_scores_that_are_not_finite_are_an_error(local: LocalRanker) -> None:
     class Broken:
-        name = "broken"
+        name, heads = "broken", ("click",)
 
-        def score(self, rows: Any) -> Any:
-            scores = np.zeros(len(rows.items), np.float32)
-            scores[1:3] = [np.nan, np.inf]
-            return scores
+        def score(self, rows: Any) -> Outputs:
+            logits = np.zeros((len(rows.items), 1), np.float32)
+            logits[1:3, 0] = [np.nan, np.inf]
+            return Outputs(logits=logits)
 
-    broken = replace(local.versions.active, version="broken", engine=Broken())
-    with pytest.raises(ScoresNotFinite, match="broken gave 2 scores"):
-        broken.score(a_query(KEYS))
+    broken = replace(local.versions.active, models={"broken": Broken()})
+    with pytest.raises(ScoresNotFinite, match="broken of version v1 gave 2 scores"):
+        broken.score(a_query(KEYS, model="broken"))
 
 
 def test_a_version_whose_scores_are_not_finite_is_not_loaded(tmp_path: Path) -> None:
     """It overflows on the rows that every version is warmed up with."""
 
     def too_large(folder: Path) -> None:
-        for path in (folder / "weights").glob("*_kernel.npy"):
+        for path in (folder / "models" / "linear" / "weights").glob("output_kernel.npy"):
             np.save(path, np.full_like(np.load(path), 3e38))
 
     store = ArtifactStore(tmp_path)
     artifact = publish_ranker(store, damage=too_large)
-    with np.errstate(all="ignore"), pytest.raises(ScoresNotFinite):
-        RankerGeneration.open(artifact, "numpy")
+    with np.errstate(all="ignore"), pytest.raises(ScoresNotFinite, match="linear"):
+        RankerGeneration.open(artifact, RankingConfig(engine="numpy"))
 
 
 async def test_a_question_whose_deadline_passed_in_the_queue_is_not_scored(
