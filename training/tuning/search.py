@@ -188,6 +188,10 @@ class _Watcher(tune.Callback):
         self._started = time.monotonic()
         self._ended, self._best = 0, None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune saves its callbacks to resume a search, which we never do."""
+        return {}
+
     def on_step_end(self, **_: Any) -> None:
         self._tell()
 
@@ -219,14 +223,16 @@ def _quiet() -> Iterator[None]:
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
     }
     before = {name: os.environ.get(name) for name in wanted}
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune")]
+    levels = [logger.level for logger in loggers]
     os.environ.update(wanted)
-    logger.setLevel(logging.CRITICAL)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
