@@ -26,7 +26,7 @@ class RankerModels:
 
     @property
     def offered(self) -> frozenset[str] | None:
-        """What every replica in reach offers; None until one was reached."""
+        """What every replica in reach offers; None while none said what it offers."""
         return self._offered
 
     async def refresh(self) -> None:
@@ -40,7 +40,8 @@ class RankerModels:
 async def _models(ranker: Ranker) -> frozenset[str] | None:
     try:
         async with Deadline.after(_STATUS_MS).enforced():
-            return frozenset((await ranker.status()).models)
+            # One that lists none just does not say: it has its default at least.
+            return frozenset((await ranker.status()).models) or None
     except ShortlistError as error:
         _log.debug("%s does not say what it offers: %s", ranker.name, error)
     except Exception:

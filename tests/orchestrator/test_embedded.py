@@ -1,7 +1,11 @@
-"""Real shards of a published artifact in this process, and the same ones behind gRPC (I7)."""
+"""Real tiers of published artifacts in this process, and the same ones behind gRPC (I7).
+
+The artifacts hold random numbers instead of trained ones; everything that reads them is real.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,37 +17,56 @@ from orchestrator.assemble import assemble
 from orchestrator.embedded import embedded
 from orchestrator.pipeline import Recommender
 from ranking_svc.ranker import LocalRanker
+from ranking_svc.servicer import add_services as add_ranking
 from retrieval_svc.servicer import add_services
 from retrieval_svc.shard import LocalRetriever
 from shortlist.artifacts import ArtifactStore
-from shortlist.config import Config, ServingConfig
-from shortlist.errors import ArtifactNotFound, InvalidRequest
+from shortlist.config import ArmConfig, Config, RankingConfig, ServingConfig, SlateConfig
+from shortlist.errors import ArtifactNotFound, InvalidRequest, ItemNotFound
 from shortlist.ids import key_of
-from shortlist.page import PageRequest
-from shortlist.remote import RemoteRetriever
+from shortlist.page import PageRequest, SimilarRequest
+from shortlist.remote import RemoteRanker, RemoteRetriever
 from shortlist.serving import Server, ServerOptions
 from shortlist.stores import Profile
 from shortlist.stores.sqlite import SqliteProfileStore
 from shortlist.tiers import History
 from tests.orchestrator.wire import running
-from tests.orchestrator.world import KeyRanker, item_ids
+from tests.orchestrator.world import item_ids
+from tests.ranking_svc.factory import publish_ranker
 from tests.retrieval_svc.factory import WATERMARK_MS, Catalogue, publish
 
 SHARDS = 3
 # Generous, so that a busy machine cannot make a page differ.
-CONFIG = Config(serving=ServingConfig(retrieval_budget_ms=20_000, request_budget_ms=60_000))
+CONFIG = Config(
+    serving=ServingConfig(
+        retrieval_budget_ms=20_000,
+        ranking_budget_ms=20_000,
+        describe_budget_ms=20_000,
+        request_budget_ms=60_000,
+    ),
+    ranking=RankingConfig(
+        arms={"trees": ArmConfig(ranker="gbdt"), "plain": ArmConfig(ranker="none")}
+    ),
+    slate=SlateConfig(minimums={"creator": 2, "fresh": 2}),
+)
 SCHEMA = "name: made-up\ninteractions: [{path: events.csv}]\n"
 REQUESTS = (
     PageRequest(user_id="ann", return_attributes=("genre", "tags", "price")),
     PageRequest(user_id="nobody", page_size=50, diversity=0.4),
     PageRequest(user_id="ann", exclude_item_ids=("item-3",), caps={"maker": 2}, page_size=10),
+    PageRequest(user_id="ann", arm="trees", context={"country": "NZ"}),
+    PageRequest(user_id="nobody", arm="plain"),
 )
 
 
-@pytest.fixture
-def workdir(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read only: copy what a test changes."""
+    tmp_path = tmp_path_factory.mktemp("workdir")
     catalogue = Catalogue.random(400)
-    publish(ArtifactStore(tmp_path / "artifacts"), catalogue, shards=SHARDS, version="v1")
+    store = ArtifactStore(tmp_path / "artifacts")
+    publish(store, catalogue, shards=SHARDS, version="v1")
+    publish_ranker(store, version="r1")
     CONFIG.save(tmp_path / "shortlist.yaml")
     (tmp_path / "schema.yaml").write_text(SCHEMA)
     liked = History(
@@ -54,12 +77,6 @@ def workdir(tmp_path: Path) -> Path:
     ann = Profile(user_key=key_of("ann"), history=liked, seen=liked.keys)
     SqliteProfileStore(tmp_path / "profiles.sqlite").write([("ann", ann)])
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ranker that needs no training stands in for the artifact's."""
-    monkeypatch.setattr(LocalRanker, "open", lambda *_: KeyRanker())
 
 
 @pytest.fixture
@@ -79,8 +96,13 @@ async def there(workdir: Path) -> AsyncIterator[Recommender]:
             server = Server(ServerOptions(drain_s=0.1))
             add_services(server, local, local.versions)
             shards.append([RemoteRetriever(await stack.enter_async_context(running(server)))])
+        ranker = LocalRanker.open(store, None, CONFIG.ranking)
+        stack.push_async_callback(ranker.close)
+        server = Server(ServerOptions(drain_s=0.1))
+        add_ranking(server, ranker, ranker.versions)
+        rankers = [RemoteRanker(await stack.enter_async_context(running(server)))]
         profiles = SqliteProfileStore(workdir / "profiles.sqlite")
-        recommender = assemble(CONFIG, shards, [KeyRanker()], profiles)
+        recommender = assemble(CONFIG, shards, rankers, profiles)
         yield await stack.enter_async_context(recommender)
 
 
@@ -93,6 +115,41 @@ async def test_embedded_and_distributed_give_the_same_page(
     assert mine.coverage == theirs.coverage
     assert mine.coverage.items_total == 400
     assert mine.degradations == theirs.degradations == ()
+    assert mine.versions == theirs.versions
+    rankers = {"": "ensemble", "trees": "gbdt", "plain": "none"}
+    assert mine.versions.ranker == rankers[request_.arm]
+
+
+async def test_embedded_and_distributed_find_the_same_similar_items(
+    here: Recommender, there: Recommender
+) -> None:
+    request = SimilarRequest(item_id="item-7", page_size=30, return_attributes=("genre",))
+    mine, theirs = await here.similar(request), await there.similar(request)
+    assert mine.items == theirs.items
+    assert len(mine.items) == 30
+    assert mine.coverage == theirs.coverage
+    assert mine.degradations == theirs.degradations == ()
+    sources = {source for item in mine.items for source in item.sources}
+    assert sources == {"two_tower", "mf", "cooccurrence", "content"}
+    for recommender in (here, there):
+        with pytest.raises(ItemNotFound):
+            await recommender.similar(SimilarRequest(item_id="nonsense"))
+
+
+async def test_minimums_of_sources_hold_on_every_page(here: Recommender) -> None:
+    for user in ("ann", "nobody"):
+        page = await here.recommend(PageRequest(user_id=user))
+        found = [source for item in page.items for source in item.sources]
+        assert found.count("fresh") >= 2
+        assert user == "nobody" or found.count("creator") >= 2
+
+
+async def test_arms_of_rankers_that_the_artifact_lacks_are_refused_at_the_start(
+    workdir: Path,
+) -> None:
+    arms = {"odd": ArmConfig(ranker="oracle")}
+    with pytest.raises(InvalidRequest, match=r"ranking\.arms\.odd\.ranker.*known: dcn"):
+        await embedded(workdir, config=Config(ranking=RankingConfig(arms=arms)))
 
 
 async def test_attributes_of_the_catalogue_come_with_the_page(here: Recommender) -> None:
@@ -115,7 +172,8 @@ async def test_a_second_page_goes_on_where_the_first_ended(here: Recommender) ->
     assert not set(item_ids(first)) & set(item_ids(second))
 
 
-async def test_a_version_may_be_named(workdir: Path) -> None:
+async def test_a_version_may_be_named(workdir: Path, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(workdir, tmp_path / "copy"))
     publish(ArtifactStore(workdir / "artifacts"), Catalogue.random(90), shards=1, version="v2")
     async with await embedded(workdir) as current:
         assert current.index is not None

@@ -36,6 +36,17 @@ async def test_what_was_known_stays_while_no_ranker_answers() -> None:
     assert models.offered == {"key", "upside_down"}
 
 
+async def test_a_ranker_that_lists_no_models_does_not_say() -> None:
+    silent, talkative = KeyRanker(), KeyRanker()
+    silent.models = ()
+    models = RankerModels(Replicas([silent]))
+    await models.refresh()
+    assert models.offered is None
+    models = RankerModels(Replicas([silent, talkative]))
+    await models.refresh()
+    assert models.offered == {"key", "upside_down"}
+
+
 async def test_no_rankers_offer_nothing_that_is_known() -> None:
     models = RankerModels(Replicas[KeyRanker]([]))
     await models.refresh()

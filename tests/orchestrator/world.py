@@ -198,7 +198,7 @@ class KeyRanker:
     def __init__(self, version: str = "r1") -> None:
         self.name = f"ranker/{version}"
         self.version = version
-        self.models = ("key", "upside_down")
+        self.models: tuple[str, ...] = ("key", "upside_down")
         self.fails: Exception | None = None
         self.answers: Floats | None = None  # instead of the true scores
         self.delay_s = 0.0
