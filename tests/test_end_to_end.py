@@ -57,8 +57,9 @@ def test_the_demo_prints_metrics_two_pages_of_twenty_and_the_funnel(
     demo: tuple[Path, str],
 ) -> None:
     _, output = demo
-    for system in ("popularity", "two_tower", "page"):
+    for system in ("popular", "two_tower", "ranker:none", "page"):
         assert f"│ {system}" in output
+    assert "page minus best source" in output
     assert output.count("│ 20 │") == 2
     assert output.count("Funnel") == 2
     assert "For somebody-new" in output
@@ -74,15 +75,22 @@ def test_the_demo_leaves_nothing_running_and_nothing_outside_the_workdir(
     assert [path.name for path in home.rglob("*")] == ["tmp"]
 
 
-def test_evaluate_prints_one_object_with_all_figures(demo: tuple[Path, str]) -> None:
+def test_evaluate_prints_one_object_with_all_figures_and_writes_a_report(
+    demo: tuple[Path, str], tmp_path: Path
+) -> None:
     workdir, _ = demo
-    result = json.loads(shortlist("evaluate", "--workdir", workdir, "--json"))
-    for system in ("popularity", "two_tower", "page"):
+    report = tmp_path / "reports" / "report.html"
+    printed = shortlist(
+        "evaluate", "--workdir", workdir, "--users", 100, "--html", report, "--json"
+    )
+    result = json.loads(printed)
+    for system in ("popular", "two_tower", "ranker:none", "page"):
         figures = result["systems"][system]
-        assert {"recall@20", "ndcg@20", "coverage", "intra_list_diversity"} <= set(figures)
-    for source in ("popularity", "two_tower", "blend"):
+        assert {"recall@20", "ndcg@20", "coverage", "diversity", "ci"} <= set(figures)
+    for source in ("popular", "two_tower", "blend"):
         assert {"recall@20", "recall@100", "recall@1000"} <= set(result["retrieval"][source])
-    assert 0.5 < result["ranker"]["auc"] <= 1.0
+    assert 0.5 < result["rankers"]["ensemble"]["auc"] <= 1.0
+    assert report.read_text("utf-8").startswith("<!doctype html>")
 
 
 def test_embedded_served_and_distributed_give_the_same_page_and_a_dead_shard_is_reported(

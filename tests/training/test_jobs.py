@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import shutil
 import subprocess
@@ -204,27 +202,24 @@ def test_serving_builds_the_features_that_training_builds(
 def evaluated(
     trained: Trained, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], Path]:
-    from training.evaluate import evaluate
+    from training.evaluation import evaluate
 
     workdir = tmp_path_factory.mktemp("evaluated") / "w"
     shutil.copytree(trained.workdir, workdir)
     return evaluate(workdir, users=150), workdir
 
 
-def test_the_evaluation_has_every_figure_and_all_are_shares(
+def test_what_was_learned_orders_better_than_chance(
     evaluated: tuple[dict[str, Any], Path],
 ) -> None:
     result, _ = evaluated
-    assert set(result["systems"]) == {"popularity", "two_tower", "page"}
-    for figures in result["systems"].values():
-        assert set(figures) == {"recall@20", "ndcg@20", "coverage", "intra_list_diversity"}
-        assert all(0 <= value <= 1 for value in figures.values())
-    assert set(result["retrieval"]) == {"popularity", "two_tower", "blend"}
-    for recalls in result["retrieval"].values():
-        assert 0 <= recalls["recall@20"] <= recalls["recall@100"] <= recalls["recall@1000"] <= 1
-    assert 0.5 < result["ranker"]["auc"] <= 1
     assert 0 < result["users"]["evaluated"] <= 150
     assert result["split"] == "time"
+    for name in ("dcn", "gbdt", "linear", "ensemble"):
+        assert 0.5 < result["rankers"][name]["auc"] <= 1
+    random = result["systems"]["random"]
+    for system in ("page", "two_tower", "popular"):
+        assert result["systems"][system]["ndcg@20"] > random["ndcg@20"]
 
 
 def test_a_source_alone_finds_everything_that_may_be_found_at_a_thousand(
@@ -232,22 +227,7 @@ def test_a_source_alone_finds_everything_that_may_be_found_at_a_thousand(
 ) -> None:
     """The catalogue has 800 items."""
     recalls = evaluated[0]["retrieval"]
-    assert recalls["popularity"]["recall@1000"] == recalls["two_tower"]["recall@1000"] == 1
-
-
-def test_the_evaluation_is_written_beside_the_data_as_json(
-    evaluated: tuple[dict[str, Any], Path],
-) -> None:
-    result, workdir = evaluated
-    written = json.loads((workdir / "evaluation.json").read_text())
-    assert written == result
-    assert not any(isinstance(v, float) and math.isnan(v) for v in _leaves(written))
-
-
-def _leaves(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [leaf for inner in value.values() for leaf in _leaves(inner)]
-    return [value]
+    assert recalls["popular"]["recall@1000"] == recalls["two_tower"]["recall@1000"] == 1
 
 
 # --- what cannot be trained ---
