@@ -62,7 +62,8 @@ class TestLocalRetriever(RetrieverContract):
 
 class TestLocalRetrieverWithScann(RetrieverContract):
     @pytest.fixture(scope="class")
-    def indexed(self, tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+    @classmethod
+    def indexed(cls, tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
         store = ArtifactStore(tmp_path_factory.mktemp("scann"))
         publish(store, Catalogue.random(1200), exact_below=0)
         return store
