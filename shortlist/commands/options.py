@@ -11,10 +11,16 @@ from shortlist.tiers import AttributeValue
 
 __all__ = [
     "EXISTING_FOLDER",
+    "artifacts_option",
+    "attribute_option",
+    "exclude_option",
     "host_option",
     "json_option",
+    "page_size_option",
     "parse_context",
     "port_option",
+    "target_option",
+    "trace_option",
     "workdir_option",
 ]
 
@@ -53,6 +59,53 @@ port_option = click.option(
     show_default=True,
     show_envvar=True,
     help="Port to listen on. 0 = any free one.",
+)
+
+
+# -- of the commands that ask for items -----------------------------------------------------------
+
+artifacts_option = click.option(
+    "--workdir",
+    "-w",
+    envvar="SHORTLIST_WORKDIR",
+    show_envvar=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Answer from this workdir's artifacts, in this process.",
+)
+
+target_option = click.option(
+    "--target", show_envvar=True, metavar="HOST:PORT", help="Ask this running server instead."
+)
+
+page_size_option = click.option(
+    "--page-size",
+    type=click.IntRange(1, 200),
+    show_envvar=True,
+    help="Items wanted. Default: the server's configuration.",
+)
+
+exclude_option = click.option(
+    "--exclude",
+    multiple=True,
+    metavar="ITEM",
+    show_envvar=True,
+    help="An item to leave out. May be repeated.",
+)
+
+attribute_option = click.option(
+    "--attribute",
+    multiple=True,
+    metavar="NAME",
+    show_envvar=True,
+    help="An item feature to return with each item. May be repeated.",
+)
+
+trace_option = click.option(
+    "--trace/--no-trace",
+    default=True,
+    show_default=True,
+    show_envvar=True,
+    help="Show what each stage kept and dropped.",
 )
 
 

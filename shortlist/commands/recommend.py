@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shortlist.commands.options import json_option, parse_context
+from shortlist.commands.options import (
+    artifacts_option,
+    attribute_option,
+    exclude_option,
+    json_option,
+    page_size_option,
+    parse_context,
+    target_option,
+    trace_option,
+)
 from shortlist.commands.pages import page_document, show_page
 from shortlist.commands.terminal import Terminal
 from shortlist.page import Page, PageRequest, RecentEvent
@@ -33,23 +42,9 @@ _TIMEOUT_S = 30.0
     show_envvar=True,
     help="Nobody in particular: no history, no attributes.",
 )
-@click.option(
-    "--workdir",
-    "-w",
-    envvar="SHORTLIST_WORKDIR",
-    show_envvar=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Answer from this workdir's artifacts, in this process.",
-)
-@click.option(
-    "--target", show_envvar=True, metavar="HOST:PORT", help="Ask this running server instead."
-)
-@click.option(
-    "--page-size",
-    type=click.IntRange(1, 200),
-    show_envvar=True,
-    help="Items wanted. Default: the server's configuration.",
-)
+@artifacts_option
+@target_option
+@page_size_option
 @click.option("--page-token", default="", show_envvar=True, help="From the page before.")
 @click.option(
     "--context",
@@ -65,34 +60,16 @@ _TIMEOUT_S = 30.0
     show_envvar=True,
     help="An item that the user just touched, oldest first. May be repeated.",
 )
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="ITEM",
-    show_envvar=True,
-    help="An item to leave out. May be repeated.",
-)
+@exclude_option
 @click.option("--include-seen", is_flag=True, show_envvar=True, help="Also what the user has seen.")
-@click.option(
-    "--attribute",
-    multiple=True,
-    metavar="NAME",
-    show_envvar=True,
-    help="An item feature to return with each item. May be repeated.",
-)
+@attribute_option
 @click.option(
     "--arm",
     default="",
     show_envvar=True,
     help="Arm of an experiment, from the server's configuration: it decides the ranker.",
 )
-@click.option(
-    "--trace/--no-trace",
-    default=True,
-    show_default=True,
-    show_envvar=True,
-    help="Show what each stage kept and dropped.",
-)
+@trace_option
 @json_option
 def recommend(
     user: str,

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shortlist.commands.options import json_option
+from shortlist.commands.options import (
+    artifacts_option,
+    attribute_option,
+    exclude_option,
+    json_option,
+    page_size_option,
+    target_option,
+    trace_option,
+)
 from shortlist.commands.pages import page_document, show_page
 from shortlist.commands.terminal import Terminal
 from shortlist.page import SimilarItems, SimilarRequest
@@ -23,44 +31,12 @@ _TIMEOUT_S = 30.0
 
 @click.command()
 @click.argument("item")
-@click.option(
-    "--workdir",
-    "-w",
-    envvar="SHORTLIST_WORKDIR",
-    show_envvar=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Answer from this workdir's artifacts, in this process.",
-)
-@click.option(
-    "--target", show_envvar=True, metavar="HOST:PORT", help="Ask this running server instead."
-)
-@click.option(
-    "--page-size",
-    type=click.IntRange(1, 200),
-    show_envvar=True,
-    help="Items wanted. Default: the server's configuration.",
-)
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="ITEM",
-    show_envvar=True,
-    help="An item to leave out. May be repeated.",
-)
-@click.option(
-    "--attribute",
-    multiple=True,
-    metavar="NAME",
-    show_envvar=True,
-    help="An item feature to return with each item. May be repeated.",
-)
-@click.option(
-    "--trace/--no-trace",
-    default=True,
-    show_default=True,
-    show_envvar=True,
-    help="Show what each stage kept and dropped.",
-)
+@artifacts_option
+@target_option
+@page_size_option
+@exclude_option
+@attribute_option
+@trace_option
 @json_option
 def similar(
     item: str,
