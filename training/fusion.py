@@ -201,8 +201,9 @@ def learn_fusion(
     half = len(lesson) // 2
     seen, unseen = (lesson.take(np.sort(part)) for part in (shuffled[:half], shuffled[half:]))
     plain = _plain_orders(names)
-    starts = [*plain.values(), _densities(seen)]
-    fitted = _ascend(seen, max(starts, key=lambda one: _aim(seen, one)))
+    # The best plain order would be a summit of its own: MovieTweetings' blend held .725 of what
+    # was wanted when it began at the two-tower's order, .731 from here.
+    fitted = _ascend(seen, _densities(seen))
     held_out = {"fitted": _aim(unseen, fitted)}
     held_out |= {name: _aim(unseen, one) for name, one in plain.items()}
     chosen = max(held_out, key=lambda name: held_out[name])
