@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ from training.encoding import fit_encoders
 from training.groups import Groups
 from training.histories import user_attributes
 from training.item_statistics import HalfLives, build_item_table
-from training.lessons import Moment, Proposer, labels_of, lessons, moments, relevant_rows, user_at
+from training.lessons import Moment, Proposer, lessons, moments, relevant_rows, user_at
+from training.rewards import Rewards
 from training.windows import Window, backtest_window
 
 ITEMS, SIZE = 60, 12
@@ -36,17 +36,6 @@ def config_with(*, candidates: int = 40, size: int = SIZE, history: int = 200) -
 def all_moments(dataset: Dataset, window: Window, **options: object) -> list[Moment]:
     return moments(
         dataset, window, **{"limit": 10**6, "max_staleness_days": 7.0, "seed": 0} | options
-    )
-
-
-def candidates_of(keys: Sequence[int]) -> Candidates:
-    n = len(keys)
-    return Candidates(
-        keys=np.array(keys, np.uint64),
-        source_names=(),
-        sources=np.zeros(n, np.uint32),
-        scores=np.zeros((0, n), np.float32),
-        ranks=np.zeros((0, n), np.int32),
     )
 
 
@@ -76,6 +65,7 @@ class Classroom:
             encoders.user,
             encoders.context,
         )
+        self.rewards = Rewards.of(self.dataset, self.window.known, RankingConfig())
         self.store = ArtifactStore(folder)
         self.todo = all_moments(self.dataset, self.window)
 
@@ -84,7 +74,13 @@ class Classroom:
 
     def lessons(self, config: Config, seed: int = 0) -> Groups:
         groups = lessons(
-            self.dataset, self.todo, self.proposer(config), self.builder, config, seed=seed
+            self.dataset,
+            self.todo,
+            self.proposer(config),
+            self.builder,
+            config,
+            self.rewards,
+            seed=seed,
         )
         assert groups is not None
         return groups
@@ -96,9 +92,9 @@ class Classroom:
         found = []
         for moment, about in zip(self.todo, attributes, strict=True):
             candidates = proposer.propose(user_at(self.dataset, moment, about))
-            labels = labels_of(self.dataset, moment, candidates)
-            if (labels > 0).any():
-                found.append((moment, candidates, labels))
+            labels, _ = self.rewards.labels(self.dataset, moment.next, candidates.keys)
+            if labels.any():
+                found.append((moment, candidates, labels @ self.rewards.weights))
         return found
 
 
@@ -195,30 +191,6 @@ def test_the_context_is_that_of_what_comes_next() -> None:
 # --- labels ---
 
 
-def test_the_label_of_a_candidate_is_its_heaviest_event_to_come() -> None:
-    dataset = tiny_dataset(
-        [0] * 6, [0, 1, 2, 1, 3, 0], items=6, weight=[9.0, 0.5, 0.0, 2.0, 1.0, 0.25]
-    )
-    moment = Moment(user=0, known=np.array([0]), next=np.arange(1, 6), time_ms=0)
-    order = [4, 1, 0, 2, 3]
-    labels = labels_of(dataset, moment, candidates_of(dataset.item_keys[order].tolist()))
-    assert labels.tolist() == [0, 2.0, 0.25, 0, 1.0]
-
-
-def test_what_was_not_proposed_has_no_label() -> None:
-    dataset = tiny_dataset([0, 0], [0, 5], items=6)
-    moment = Moment(user=0, known=np.array([0]), next=np.array([1]), time_ms=0)
-    labels = labels_of(dataset, moment, candidates_of(dataset.item_keys[[1, 2, 3]].tolist()))
-    assert not labels.any()
-
-
-def test_no_candidates_have_no_labels() -> None:
-    """A user who has seen the whole catalogue is proposed nothing."""
-    dataset = tiny_dataset([0, 0], [0, 1])
-    moment = Moment(user=0, known=np.array([0]), next=np.array([1]), time_ms=0)
-    assert labels_of(dataset, moment, candidates_of([])).shape == (0,)
-
-
 def test_only_what_is_liked_and_new_to_the_user_is_relevant() -> None:
     dataset = tiny_dataset([0] * 5, [0, 1, 2, 0, 3], items=5, weight=[1.0, 2.0, 0.0, 1.0, 0.5])
     moment = Moment(user=0, known=np.array([0]), next=np.arange(1, 5), time_ms=0)
@@ -259,8 +231,9 @@ def test_groups_are_filled_and_padded_to_their_size(classroom: Classroom) -> Non
     assert (many.mass > 0).all()
     padding = few.mass == 0
     assert padding.any()
-    for name in ("labels", "numeric", "item_tokens", "item_weights"):
+    for name in ("labels", "head_labels", "numeric", "item_tokens", "item_weights"):
         assert not getattr(few, name)[padding].any()
+    assert np.isnan(few.values[padding]).all()
 
 
 def test_drawn_candidates_stand_for_all_proposed_ones(classroom: Classroom) -> None:
@@ -290,11 +263,31 @@ def test_training_builds_the_rows_that_serving_builds(classroom: Classroom) -> N
         )
         n = len(candidates)
         np.testing.assert_allclose(groups.numeric[place, :n], served.numeric, atol=1e-5)
-        np.testing.assert_array_equal(groups.labels[place, :n], labels)
+        np.testing.assert_allclose(groups.labels[place, :n], labels)
+        np.testing.assert_array_equal(groups.head_labels[place, :n, 0], labels > 0)
         np.testing.assert_array_equal(
             groups.item_tokens[place, :n], classroom.table.tokens[served.items]
         )
         np.testing.assert_array_equal(groups.user_tokens[place], served.user.tokens[0])
+
+
+def test_candidates_of_which_a_value_will_be_told_are_drawn_with_it(classroom: Classroom) -> None:
+    config = config_with()
+    groups = classroom.lessons(config)
+    for place, (moment, candidates, _) in enumerate(classroom.answers(config)):
+        _, values = classroom.rewards.labels(classroom.dataset, moment.next, candidates.keys)
+        known = groups.values[place][~np.isnan(groups.values[place])]
+        told = values[~np.isnan(values)]
+        assert set(known) <= set(told)
+        assert len(known) >= min(len(told), SIZE // 4)
+
+
+def test_held_out_requests_are_those_of_some_users(classroom: Classroom) -> None:
+    groups = classroom.lessons(config_with())
+    held_out = groups.held_out(0)
+    assert 0 < held_out.sum() < len(groups) / 2
+    assert not set(groups.user[held_out]) & set(groups.user[~held_out])
+    np.testing.assert_array_equal(held_out, groups.held_out(0))
 
 
 def test_the_seed_decides_what_is_drawn(classroom: Classroom) -> None:
@@ -317,6 +310,7 @@ def test_moments_without_a_liked_candidate_teach_nothing(classroom: Classroom) -
             classroom.proposer(config),
             classroom.builder,
             config,
+            classroom.rewards,
             seed=0,
         )
         is None

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.training.lesson_groups import REWARDS, random_groups
+from training.ensemble import fit_mixture, mixed
+from training.judging import judge
+
+GROUPS = random_groups()
+
+Floats = npt.NDArray[np.float32]
+
+
+def guess(noise: float, seed: int) -> Floats:
+    """Log odds that know the truth, up to noise; float32 [R, g, H]."""
+    rng = np.random.default_rng(seed)
+    truth = 3 * GROUPS.head_labels - 4
+    return (truth + noise * rng.normal(size=truth.shape)).astype(np.float32)
+
+
+def test_models_that_know_different_things_are_better_together() -> None:
+    outputs = {"one": guess(2.0, 0), "two": guess(2.0, 1), "three": guess(3.0, 2)}
+    mixture = fit_mixture(outputs, GROUPS, REWARDS)
+    together = judge(mixed(mixture, outputs, REWARDS), GROUPS, REWARDS)
+    for alone in outputs.values():
+        single = judge(alone, GROUPS, REWARDS)
+        assert together["held_out_loss"] < single["held_out_loss"]
+        assert together["ndcg@20"] > single["ndcg@20"]
+    assert mixture.weights["one"] > mixture.weights["three"] > 0
+
+
+def test_a_model_that_knows_nothing_gets_no_say() -> None:
+    rng = np.random.default_rng(5)
+    nonsense = rng.normal(size=GROUPS.head_labels.shape).astype(np.float32)
+    mixture = fit_mixture({"one": guess(0.5, 0), "nonsense": nonsense}, GROUPS, REWARDS)
+    assert mixture.weights["nonsense"] < 0.05 * mixture.weights["one"]
+
+
+def test_a_model_that_is_wrong_is_left_out_instead_of_turned_around() -> None:
+    mixture = fit_mixture({"one": guess(1.0, 0), "wrong": -guess(1.0, 1)}, GROUPS, REWARDS)
+    assert mixture.weights["wrong"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_mixture_never_orders_worse_than_the_best_model_alone(seed: int) -> None:
+    outputs = {
+        "one": guess(0.3, seed),
+        "two": guess(4.0, seed + 10),
+        "three": guess(6.0, seed + 20),
+    }
+    mixture = fit_mixture(outputs, GROUPS, REWARDS)
+    together = judge(mixed(mixture, outputs, REWARDS), GROUPS, REWARDS)["ndcg@20"]
+    assert together >= max(judge(one, GROUPS, REWARDS)["ndcg@20"] for one in outputs.values())
+
+
+def test_biases_bring_every_head_to_its_own_odds() -> None:
+    shifted = guess(1.0, 0) + np.array([3.0, -2.0], np.float32)
+    mixture = fit_mixture({"one": guess(1.0, 0), "shifted": shifted}, GROUPS, REWARDS)
+    loss = judge(
+        mixed(mixture, {"one": guess(1.0, 0), "shifted": shifted}, REWARDS), GROUPS, REWARDS
+    )
+    assert loss["held_out_loss"] <= judge(guess(1.0, 0), GROUPS, REWARDS)["held_out_loss"]
+
+
+def test_values_of_the_models_that_have_them_are_mixed() -> None:
+    values = np.ones((*GROUPS.mass.shape, 1), np.float32)
+    outputs = {"one": np.concatenate([guess(1.0, 0), values], axis=2), "two": guess(1.0, 1)}
+    mixture = fit_mixture(outputs, GROUPS, REWARDS)
+    together = mixed(mixture, outputs, REWARDS)
+    assert together.shape == (*GROUPS.mass.shape, 3)
+    np.testing.assert_allclose(together[..., 2], 1, rtol=1e-5)
