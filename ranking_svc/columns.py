@@ -24,6 +24,7 @@ __all__ = [
     "AgeColumns",
     "BlendColumns",
     "Columns",
+    "CooccurrenceColumns",
     "EncodedColumns",
     "ItemColumns",
     "MatchColumns",
@@ -173,15 +174,35 @@ class AgeColumns:
 
 
 class SimilarityColumns:
-    """How near a candidate is to the items of the history: by vectors, and by who likes both."""
+    """Cosines of a candidate with the items of the history, by one kind of vectors."""
+
+    _PARTS = ("newest", "newest_3", "recent", "mean", "max", "passed")
+
+    def __init__(self, kind: str, vectors: Floats) -> None:
+        self._vectors = vectors  # float32 [n + 1, d], unit length or zeros
+        self.names = tuple(f"history:{kind}_{part}" for part in self._PARTS)
+
+    def fill(self, question: Question, out: Floats) -> None:
+        vectors, liked, passed = self._vectors, question.liked, question.passed
+        if len(liked) + len(passed) == 0:
+            return
+        mine = vectors.take(question.items, axis=0)
+        if len(liked):
+            recency = _recency(len(liked))
+            similarity = vectors[liked.rows] @ mine.T  # [h, n]
+            out[0] = similarity[-1]
+            out[1] = similarity[-3:].mean(axis=0)
+            out[2] = (recency / recency.sum()).astype(np.float32) @ similarity
+            out[3] = similarity.mean(axis=0)
+            out[4] = similarity.max(axis=0)
+        if len(passed):
+            out[5] = mine @ vectors[passed.rows].mean(axis=0)
+
+
+class CooccurrenceColumns:
+    """How often users who like the items of the history like a candidate, too."""
 
     names = (
-        "history:similarity_newest",
-        "history:similarity_newest_3",
-        "history:similarity_recent",
-        "history:similarity_mean",
-        "history:similarity_max",
-        "history:similarity_passed",
         "history:cooccurrence",
         "history:cooccurrence_mean",
         "history:cooccurrence_recent",
@@ -195,24 +216,15 @@ class SimilarityColumns:
         liked, passed = question.liked, question.passed
         if len(question) == 0 or len(liked) + len(passed) == 0:
             return
-        vectors = self._table.vectors
-        mine, among = vectors.take(question.items, axis=0), _Finder(question.items)
+        among = _Finder(question.items)
         if len(liked):
-            recency = _recency(len(liked))
-            similarity = vectors[liked.rows] @ mine.T  # [h, n]
-            out[0] = similarity[-1]
-            out[1] = similarity[-3:].mean(axis=0)
-            out[2] = (recency / recency.sum()).astype(np.float32) @ similarity
-            out[3] = similarity.mean(axis=0)
-            out[4] = similarity.max(axis=0)
-            together, lately = self._together(among, liked.rows, recency)
-            out[6] = together / np.sqrt(len(liked))
-            out[7] = together / len(liked)
-            out[8] = lately
+            together, lately = self._together(among, liked.rows, _recency(len(liked)))
+            out[0] = together / np.sqrt(len(liked))
+            out[1] = together / len(liked)
+            out[2] = lately
         if len(passed):
-            out[5] = mine @ vectors[passed.rows].mean(axis=0)
             together, _ = self._together(among, passed.rows, _recency(len(passed)))
-            out[9] = together / np.sqrt(len(passed))
+            out[3] = together / np.sqrt(len(passed))
 
     def _together(
         self, among: _Finder, past: Rows, recency: npt.NDArray[np.float64]

@@ -23,6 +23,7 @@ class ItemTable:
 
     keys: npt.NDArray[np.uint64]  # uint64 [n], ascending
     vectors: Floats  # float32 [n + 1, d], unit length
+    factors: Floats  # float32 [n + 1, f], unit length or zeros: directions of common taste
     statistics: Floats  # float32 [n + 1, k]: popularity at several speeds, mean value, ...
     published_ms: npt.NDArray[np.int64]  # int64 [n + 1], 0 = unknown
     first_event_ms: npt.NDArray[np.int64]  # int64 [n + 1], 0 = never

@@ -16,6 +16,7 @@ from shortlist.features import FeatureEncoder
 from shortlist.places import points_on_earth
 from training.dataset import UNKNOWN_TIME_MS, Dataset
 from training.encoding import entity_columns
+from training.item_factors import item_factors
 from training.sparse_top import top_per_row
 
 __all__ = ["HalfLives", "build_item_table", "decayed_counts"]
@@ -25,6 +26,9 @@ Rows = npt.NDArray[np.int64]
 
 _SPAN_PARTS = (200, 50, 20, 4)  # half-lives as parts of the time that the data spans
 _NEIGHBOURS = 50
+# Group AUC of the mean cosine alone, of liked books among popular ones, on book-crossing: .719 with
+# 32 directions, .733 with 64, .718 with 128; that of the 50 neighbours' co-occurrence is .635.
+_FACTORS = 64
 _BLOCK = 1024  # items at a time: bounds the memory of their products
 _SHRINKAGE = 5.0  # co-occurrence counts below this say little
 _USER_CAP = 200  # newest interactions of a user that co-occur
@@ -82,11 +86,13 @@ def build_item_table(
     """The ranker's item table as of a moment, from the interactions `rows` before it."""
     columns = entity_columns(dataset.items, dataset.schema.item_features)
     encoded = encoder.encode(columns, dataset.n_items)
-    neighbours, affinities = _neighbours(dataset, rows)
+    liked = rows[dataset.events.weight[rows] > 0]
+    neighbours, affinities = _neighbours(dataset, liked)
     published = np.where(dataset.published_ms == UNKNOWN_TIME_MS, 0, dataset.published_ms)
     return ItemTable(
         keys=dataset.item_keys,
         vectors=_padded(vectors),
+        factors=_padded(item_factors(_who_likes_what(dataset, liked), _FACTORS)),
         statistics=_padded(_statistics(dataset, rows, as_of_ms, half_lives)),
         published_ms=_padded(published),
         first_event_ms=_padded(_event_times(dataset, rows, np.minimum)),
@@ -173,19 +179,23 @@ def _token_shares(
     return (share / max(len(rows), 1)).astype(np.float32)
 
 
+def _who_likes_what(dataset: Dataset, rows: Rows) -> sp.csr_matrix:
+    """1 for each pair of user and item among `rows`, float32 [n_users, n_items]."""
+    places = (dataset.events.user[rows], dataset.events.item[rows])
+    shape = (dataset.n_users, dataset.n_items)
+    liked = sp.csr_matrix((np.ones(len(rows), np.float32), places), shape=shape)
+    liked.data[:] = 1  # a pair may be there more than once
+    return liked
+
+
 def _neighbours(dataset: Dataset, rows: Rows) -> tuple[npt.NDArray[np.int32], Floats]:
     """Each item's most co-occurring items by shrunk cosine, [n_items, 50] rows and cosines.
 
     Item-based collaborative filtering after Sarwar et al. (WWW 2001); the shrinkage after Bell and
     Koren (KDD Cup 2007).
     """
-    events, n_items = dataset.events, dataset.n_items
-    rows = rows[events.weight[rows] > 0]
-    rows = _newest_per_user(events.user[rows], rows)
-    ones = np.ones(len(rows), np.float32)
-    shape = (dataset.n_users, n_items)
-    seen = sp.csr_matrix((ones, (events.user[rows], events.item[rows])), shape=shape)
-    seen.data[:] = 1.0
+    n_items = dataset.n_items
+    seen = _who_likes_what(dataset, _newest_per_user(dataset.events.user[rows], rows))
     norms = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())
     neighbours, affinities = [], []
     by_item = seen.T.tocsr()

@@ -57,6 +57,7 @@ def random_table(seed: int = 0, item: FeatureEncoder = ITEM) -> ItemTable:
         vectors=padded(
             (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
         ),
+        factors=padded(np.eye(n, 3, dtype=np.float32)),
         statistics=padded(rng.gamma(1.0, size=(n, 2)).astype(np.float32)),
         published_ms=padded(NOW_MS - rng.integers(0, 10**10, n)),
         first_event_ms=padded(NOW_MS - rng.integers(0, 10**10, n)),

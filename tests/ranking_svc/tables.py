@@ -56,6 +56,7 @@ def table(item: FeatureEncoder = ITEM) -> ItemTable:
     return ItemTable(
         keys=KEYS,
         vectors=padded(np.stack([np.cos(angles), np.sin(angles)], axis=1)),
+        factors=padded([[1, 0, 0], [0, 1, 0], [0.6, 0.8, 0], [0, 0, 1], [0, 0, 0]]),
         statistics=padded([[1.0, 0.1], [0.8, 0.2], [0.6, 0.3], [0.4, 0.4], [0.2, 0.5]]),
         published_ms=padded(
             np.array([NOW_MS - 10 * DAY_MS, 0, NOW_MS + DAY_MS, NOW_MS, NOW_MS]), np.int64

@@ -144,6 +144,15 @@ def test_newer_events_count_more_where_recency_is_asked_for() -> None:
     assert found["history:cooccurrence"] == near(0.75 / np.sqrt(3))
 
 
+def test_how_near_candidates_are_to_the_common_taste_of_the_history() -> None:
+    user = user_with((20, 1.0), (40, 0.0), (10, 1.0))
+    found = columns_of(builder(), user, candidates(30, 10, 40, 50))
+    assert found["history:factors_newest"] == near(0.6, 1, 0, 0)
+    assert found["history:factors_mean"] == near(0.7, 0.5, 0, 0)
+    assert found["history:factors_max"] == near(0.8, 1, 0, 0)
+    assert found["history:factors_passed"] == near(0, 0, 1, 0)
+
+
 def test_how_candidates_relate_to_what_was_seen_and_not_liked() -> None:
     user = user_with((30, 0.0), (20, 1.0), (10, 0.0))
     found = columns_of(builder(), user, candidates(10, 20, 50, STRANGER))

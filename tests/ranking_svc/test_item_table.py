@@ -53,7 +53,7 @@ def test_a_column_of_another_length_is_refused_and_named(tmp_path: Path, name: s
 
 
 FLOATS = [
-    *("vectors", "statistics", "token_weights", "numeric", "places", "affinities"),
+    *("vectors", "factors", "statistics", "token_weights", "numeric", "places", "affinities"),
     "token_shares",
 ]
 

@@ -244,6 +244,17 @@ def test_the_newest_interactions_of_a_heavy_user_co_occur(monkeypatch: pytest.Mo
     assert set(table.neighbours[0].tolist()) == {3}
 
 
+def test_items_with_the_same_fans_point_the_same_way_and_seen_ones_do_not_count() -> None:
+    dataset = tiny_dataset(
+        [0, 0, 1, 1, 2, 2, 3, 3, 0], [0, 1, 0, 1, 2, 3, 2, 3, 4], weight=[1] * 8 + [0]
+    )
+    factors = table_of(dataset, np.arange(9)).factors[:-1]
+    cosines = factors @ factors.T
+    assert cosines[0, 1] == pytest.approx(1, abs=1e-3)
+    assert cosines[0, 2] == pytest.approx(0, abs=1e-3)
+    assert not factors[4].any()
+
+
 # --- tokens ---
 
 
