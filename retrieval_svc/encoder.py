@@ -4,6 +4,8 @@
 holds both within 1e-5.
 
     z_j   = vector of history item j,  w_j = event weight * exp(position_j)    (newest last)
+            without times: w_j = event weight, and zeros instead of the newest z
+            without times: w_j = event weight, and zeros instead of the newest z
     h     = sum_j w_j z_j / sum_j w_j,   x = features of user and context
     u     = normalise(h A + x B + b + relu([h, newest z, x] W1 + b1) W2 + b2)
 """
@@ -141,18 +143,20 @@ class UserEncoder:
         rows = np.searchsorted(self._keys, liked)
         rows = np.minimum(rows, len(self._keys) - 1)
         known = self._keys[rows] == liked
-        length = len(self._weights.position)
-        rows = rows[known][-length:]
-        if len(rows) == 0:
-            nothing = np.zeros(self.dim, np.float32)
+        nothing = np.zeros(self.dim, np.float32)
+        if not known.any():
             return nothing, nothing, 0
-        strength = history.weights[history.weights > 0][known][-length:]
         # In float64: the sum of large weights must stay finite.
-        strength = strength.astype(np.float64)
-        strength *= np.exp(self._weights.position[length - len(rows) :])
+        rows, strength = rows[known], history.weights[history.weights > 0][known].astype(np.float64)
+        length = len(self._weights.position)
+        if self._has_time:
+            rows, strength = rows[-length:], strength[-length:]
+            strength *= np.exp(self._weights.position[length - len(rows) :])
         vectors = np.asarray(self._vectors[rows])
-        pooled = (strength / strength.sum()) @ vectors
-        return pooled.astype(np.float32), vectors[-1], len(rows)
+        pooled = ((strength / strength.sum()) @ vectors).astype(np.float32)
+        # Without times there is no newest item, and all of the history counts; training has seen
+        # samples of it, so it is no longer than those.
+        return pooled, vectors[-1] if self._has_time else nothing, min(len(rows), length)
 
     def _features(self, user: UserContext, history_size: int) -> Floats:
         about_user = self._user.encode_one(user.attributes)

@@ -213,6 +213,7 @@ class _TwoTowerModel(tfrs.Model):
     def __init__(self, examples: _Examples, config: TwoTowerConfig, seed: int) -> None:
         super().__init__()
         self._examples, self._config = examples, config
+        self._has_time = examples.dataset.has_time
         self._make_item_variables(examples, config.dim)
         self._make_user_variables(examples, config)
         self._random = tf.random.Generator.from_seed(seed)
@@ -251,10 +252,14 @@ class _TwoTowerModel(tfrs.Model):
         def weight(name: str, shape: tuple[int, ...], initializer: object) -> tf.Variable:
             return self.add_weight(name=name, shape=shape, initializer=initializer)
 
-        newest_first = np.linspace(-2, 0, config.history_length)
+        # Without times a history has no order: every place counts the same.
+        newest_first = np.linspace(-2 if self._has_time else 0, 0, config.history_length)
         self._user_weights = {
-            "position": weight(
-                "position", (config.history_length,), tf.constant_initializer(newest_first)
+            "position": self.add_weight(
+                name="position",
+                shape=(config.history_length,),
+                initializer=tf.constant_initializer(newest_first),
+                trainable=self._has_time,
             ),
             "user_tokens": weight(
                 "user_tokens", (encoders.user.vocabulary_size, _TOKEN_DIM), small
@@ -290,7 +295,8 @@ class _TwoTowerModel(tfrs.Model):
         pooled = tf.math.divide_no_nan(
             tf.reduce_sum(history_vectors * strength[..., None], axis=1), total
         )
-        newest = history_vectors[:, -1] * tf.cast(batch["history_weight"][:, -1:] > 0, tf.float32)
+        has_newest = (batch["history_weight"][:, -1:] > 0) & self._has_time
+        newest = history_vectors[:, -1] * tf.cast(has_newest, tf.float32)
         x = tf.concat(
             [
                 _embed(w["user_tokens"], batch["user_tokens"], batch["user_token_weights"]),
