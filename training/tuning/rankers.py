@@ -15,8 +15,8 @@ from training.dataset import Dataset
 from training.encoding import fit_encoders
 from training.fitting import fit_network, fit_trees
 from training.item_statistics import HalfLives
-from training.ranking import _build_table, _gather_lessons, _Lesson, _sources
 from training.rewards import Rewards
+from training.teaching import Lesson, build_table, gather_lessons, shared_sources
 from training.tuning.parts import Part, Values, with_values
 from training.windows import backtest_window
 
@@ -42,23 +42,23 @@ def ranker_lessons(workdir: Path, dataset: Dataset, config: Config, *, seed: int
     backtest = ArtifactStore(workdir / "artifacts").open("backtest")
     past = backtest_window(dataset, seed=seed)
     half_lives, encoders = HalfLives.of(dataset, past.known), fit_encoders(dataset, past.known)
-    lesson = _Lesson(
+    lesson = Lesson(
         dataset=dataset,
         config=config,
         artifacts=str((workdir / "artifacts").resolve()),
         backtest=backtest.version,
         spec=FeatureSpec(
-            sources=_sources(config, backtest, backtest),
+            sources=shared_sources(config, backtest, backtest),
             statistics=half_lives.statistics,
             has_time=dataset.has_time,
         ),
         encoders=encoders,
         rewards=Rewards.of(dataset, past.known, config.ranking),
-        table=ray.get(_build_table.remote(dataset, past, backtest, encoders, half_lives)),
+        table=ray.get(build_table.remote(dataset, past, backtest, encoders, half_lives)),
         seed=seed,
     )
     ref = ray.put(lesson)
-    return RankerLessons(lesson=ref, groups=ray.put(_gather_lessons(lesson, ref, past)))
+    return RankerLessons(lesson=ref, groups=ray.put(gather_lessons(lesson, ref, past)))
 
 
 @dataclass(frozen=True, kw_only=True)
