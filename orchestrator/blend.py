@@ -101,10 +101,11 @@ def _unite(proposals: Sequence[SourceCandidates]) -> tuple[Keys, list[Rows]]:
 def _fused_scores(
     proposals: Sequence[SourceCandidates], rows_of: Sequence[Rows], total: int
 ) -> Floats:
-    """float32 [total]."""
+    """float32 [total]. Where no source that proposes has a weight, all count alike."""
+    plain = float(not any(one.weight for one in proposals))
     fused = np.zeros(total, np.float64)
     for one, rows in zip(proposals, rows_of, strict=True):
-        fused[rows] += one.weight / (one.offset + 1.0 + np.arange(len(rows)))
+        fused[rows] += (one.weight or plain) / (one.offset + 1.0 + np.arange(len(rows)))
     return fused.astype(np.float32)
 
 

@@ -81,6 +81,12 @@ def test_nothing_is_lost_below_the_limit_and_the_limit_holds(seed: int) -> None:
     assert (cut.fused[:-1] >= cut.fused[1:]).all()
 
 
+def test_sources_without_weight_keep_their_order_where_they_are_alone() -> None:
+    sources = [a_source("a", [5, 3, 9], weight=0), a_source("b", [9], weight=0)]
+    assert blend(sources[:1], 10, {})[1].keys.tolist() == [5, 3, 9]
+    assert blend(sources, 10, {})[1].keys.tolist() == [9, 5, 3]
+
+
 def lonely_beside_two_that_agree() -> list[SourceCandidates]:
     """`a` and `b` agree on everything, so their items beat every item of `lonely`."""
     agreed = list(range(1, 200))

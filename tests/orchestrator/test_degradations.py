@@ -207,6 +207,19 @@ async def test_everything_down_but_the_rail_is_still_an_answer(tmp_path: Path) -
     assert (np.diff(cached) <= 0).all()  # most popular first
 
 
+async def test_cached_items_are_in_order_even_if_popularity_is_worth_nothing_in_a_blend() -> None:
+    pages = []
+    for weight in (1.0, 0.0):
+        world = a_world(config=QUICK)
+        world.rankers[0].fails = DOWN
+        for shard in world.shards:
+            shard.fusion = {"popular": (weight, 3.0)}
+        async with world:
+            all_down(world)
+            pages.append(item_ids(await world.page()))
+    assert pages[0] == pages[1]
+
+
 async def test_ranking_goes_on_when_items_cannot_be_looked_up() -> None:
     async with a_world(shards=2) as world:
         world.shards[1].fails = DOWN
