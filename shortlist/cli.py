@@ -23,6 +23,7 @@ from shortlist.commands.recommend import recommend
 from shortlist.commands.serve import serve
 from shortlist.commands.similar import similar
 from shortlist.commands.train import train
+from shortlist.commands.tune import tune
 from shortlist.commands.up import up
 from shortlist.errors import ShortlistError
 
@@ -72,7 +73,7 @@ def cli(context: click.Context, debug: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in (data, import_data, train, evaluate, serve, up, recommend, similar, demo):
+for command in (data, import_data, tune, train, evaluate, serve, up, recommend, similar, demo):
     cli.add_command(command)
 
 

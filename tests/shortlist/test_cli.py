@@ -31,7 +31,8 @@ NAMES = [" ".join(path) for path, _ in COMMANDS]
 
 def test_every_promised_command_is_there() -> None:
     assert set(cli.commands) == {
-        "import", "train", "evaluate", "serve", "up", "recommend", "similar", "demo", "data",
+        "import", "tune", "train", "evaluate", "serve", "up", "recommend", "similar", "demo",
+        "data",
     }  # fmt: skip
 
 

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shortlist.config import Config
+from training.tuning.parts import (
+    PARTS,
+    Among,
+    Parameter,
+    Part,
+    current_values,
+    parts_of,
+    seconds_of,
+    with_values,
+)
+
+CASES = [
+    pytest.param(part, parameter, id=f"{part.name}-{parameter.name}")
+    for part in PARTS
+    for parameter in part.parameters
+]
+
+
+def ends(parameter: Parameter) -> tuple[Any, ...]:
+    domain = parameter.domain
+    return domain.options if isinstance(domain, Among) else (domain.low, domain.high)
+
+
+@pytest.mark.parametrize(("part", "parameter"), CASES)
+def test_every_value_of_every_domain_is_a_valid_configuration(
+    part: Part, parameter: Parameter
+) -> None:
+    before = current_values(part, Config())
+    for value in ends(parameter):
+        changed = with_values(part, Config(), before | {parameter.name: value})
+        assert current_values(part, changed) == before | {parameter.name: value}
+
+
+def test_the_current_values_change_nothing() -> None:
+    config = Config.model_validate({"retrieval": {"mf": {"dim": 48}, "half_life_days": 3}})
+    for part in PARTS:
+        assert with_values(part, config, current_values(part, config)) == config
+
+
+def test_values_of_one_part_leave_the_others_alone() -> None:
+    (mf,) = (part for part in PARTS if part.name == "mf")
+    config = Config.model_validate({"retrieval": {"two_tower": {"dim": 16}}})
+    changed = with_values(mf, config, {"dim": 32, "regularization": 1.0, "confidence": 2.0})
+    assert changed.retrieval.mf.dim == 32
+    assert changed.retrieval.two_tower == config.retrieval.two_tower
+
+
+def test_a_tier_has_its_own_parts_and_only_those_that_are_on() -> None:
+    config = Config.model_validate(
+        {"retrieval": {"quotas": {"mf": 0}}, "ranking": {"models": ["gbdt", "linear"]}}
+    )
+    names = {tier: [part.name for part in parts_of(tier, config)] for tier in ("retrieval", "all")}
+    assert names["retrieval"] == ["cooccurrence", "two_tower", "popular"]
+    assert names["all"] == ["cooccurrence", "two_tower", "popular", "gbdt"]
+
+
+def test_the_time_is_divided_by_shares_and_none_is_left() -> None:
+    for tier in ("retrieval", "ranking", "all"):
+        parts = parts_of(tier, Config())
+        seconds = seconds_of(parts, 10)
+        assert sum(seconds.values()) == pytest.approx(600)
+        assert all(value > 0 for value in seconds.values())
+    assert seconds_of(parts_of("ranking", Config()), 10)["dcn"] == pytest.approx(390)
