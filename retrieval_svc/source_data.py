@@ -38,8 +38,8 @@ _PARTS = {
 }
 
 
-# Adding up into one number a row of the slice costs as much for each row as sorting does for a
-# 64th of a posting: 0.5 ms against 2 ms for 40 k postings over 500 k rows.
+# With fewer rows of the slice than this to a posting, adding up into one number for each row is
+# faster than sorting the postings: 0.9 ms against 2.5 ms for 40 k postings over 500 k rows.
 _DENSE = 64
 
 
