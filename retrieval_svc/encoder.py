@@ -5,7 +5,6 @@ holds both within 1e-5.
 
     z_j   = vector of history item j,  w_j = event weight * exp(position_j)    (newest last)
             without times: w_j = event weight, and zeros instead of the newest z
-            without times: w_j = event weight, and zeros instead of the newest z
     h     = sum_j w_j z_j / sum_j w_j,   x = features of user and context
     u     = normalise(h A + x B + b + relu([h, newest z, x] W1 + b1) W2 + b2)
 """
