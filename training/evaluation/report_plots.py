@@ -347,7 +347,8 @@ def inline_svg(made: Figure, name: str, *, title: str, description: str) -> Mark
     """
     text = save(made, "svg").decode("utf-8")
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Its style sheet would be that of the whole page, which has the same rule for drawings.
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = text.replace("url(#", f"url(#{name}-")

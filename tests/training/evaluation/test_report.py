@@ -119,6 +119,7 @@ def test_the_page_loads_nothing_and_runs_nothing(report: tuple[str, Page]) -> No
     assert [one for one in page.loads if not one.startswith("#")] == []
     assert page.tags["script"] == page.tags["link"] == page.tags["iframe"] == 0
     assert "@import" not in text
+    assert page.tags["style"] == 1
     assert not re.search(r"url\((?!#)", text)
     outside = [one for one in page.links if not one.startswith("#")]
     assert outside

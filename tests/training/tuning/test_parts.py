@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,3 +69,10 @@ def test_the_time_is_divided_by_shares_and_none_is_left() -> None:
         assert sum(seconds.values()) == pytest.approx(600)
         assert all(value > 0 for value in seconds.values())
     assert seconds_of(parts_of("ranking", Config()), 10)["dcn"] == pytest.approx(390)
+
+
+def test_the_document_names_every_part_and_parameter(checkout: Path) -> None:
+    text = (checkout / "docs" / "tuning.md").read_text("utf-8")
+    for part in PARTS:
+        assert f"| `{part.name}` | {100 * part.share:.0f} % |" in text
+        assert [one.name for one in part.parameters if f"`{one.name}`" not in text] == []
