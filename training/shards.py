@@ -25,7 +25,7 @@ from shortlist.config import Config, RetrievalConfig
 from shortlist.ids import shard_of
 from training.sources.base import TrainedSource
 
-__all__ = ["Slices", "Writer", "read_slices", "reshard", "sources_of"]
+__all__ = ["Slices", "Writer", "read_slices", "read_source", "reshard", "sources_of"]
 
 Floats = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]

@@ -16,7 +16,9 @@ import pytest
 
 from ranking_svc.features import FeatureBuilder, FeatureSpec
 from ranking_svc.ranker import open_builder
-from retrieval_svc.slice_files import RetrievalMeta
+from retrieval_svc.slice_files import RetrievalMeta, slice_folder
+from retrieval_svc.source_data import SharedData, SourceData
+from retrieval_svc.sources import SOURCES
 from shortlist.artifacts import ArtifactStore
 from shortlist.config import Config
 from shortlist.errors import ArtifactNotFound
@@ -29,6 +31,8 @@ from training.encoding import fit_encoders
 from training.histories import user_histories
 from training.item_statistics import HalfLives, build_item_table
 from training.lessons import Proposer
+from training.shards import read_slices, read_source, reshard
+from training.sources import TRAINERS, SourceLesson, TrainedSource
 from training.windows import backtest_window, serving_window
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -83,7 +87,8 @@ def test_the_jobs_leave_no_process_no_file_elsewhere_and_nothing_half_published(
 
 
 def test_the_jobs_show_progress_on_stderr_without_tracebacks(trained: Trained) -> None:
-    for task in ("two-tower (retrieval)", "ranker lessons", "deep cross network"):
+    sources = [f"{name} ({tier})" for name in TRAINERS for tier in ("backtest", "retrieval")]
+    for task in ("two-tower (retrieval)", *sources, "ranker lessons"):
         assert task in trained.log
     assert "Traceback" not in trained.log
 
@@ -115,23 +120,54 @@ def test_the_manifests_say_what_was_learned_from(store: ArtifactStore, dataset: 
     assert len(spaces) == 2
 
 
-def test_popularity_counts_nothing_of_the_test_part(store: ArtifactStore, dataset: Dataset) -> None:
-    artifact = store.open("retrieval")
-    known = set(dataset.events.item[serving_window(dataset).known].tolist())
-    for shard in range(2):
-        folder = artifact.path / f"shard-{shard:05d}"
-        keys, popularity = np.load(folder / "keys.npy"), np.load(folder / "popularity.npy")
-        rows = np.searchsorted(dataset.item_keys, keys)
-        clicked = np.array([row in known for row in rows.tolist()])
-        assert (popularity[clicked] > 0).all()
-        assert not popularity[~clicked].any()
+@pytest.mark.parametrize("tier", ["backtest", "retrieval"])
+def test_every_source_is_there_with_all_its_files_or_the_manifest_says_why_not(
+    store: ArtifactStore, tier: str
+) -> None:
+    artifact = store.open(tier)
+    meta = RetrievalMeta.of(artifact)
+    assert meta.sources == [name for name in SOURCES if name in meta.sources]
+    assert set(meta.sources) | set(meta.absent) == set(SOURCES)
+    assert {"two_tower", "mf", "cooccurrence", "popular", "trending"} <= set(meta.sources)
+    for shard, items in enumerate(meta.items_per_shard):
+        for name in meta.sources:
+            data = SourceData.load(slice_folder(artifact.path, shard) / name, items)
+            assert data.columns or data.lists or name == "two_tower"
+            SharedData.load(artifact.path / name)
+
+
+def test_the_blend_is_learned_on_the_backtest_for_both_versions(store: ArtifactStore) -> None:
+    past, present = (store.open(tier).manifest.meta for tier in ("backtest", "retrieval"))
+    for meta in (past, present):
+        assert set(meta["fusion"]) == set(meta["sources"])
+        assert all(weight > 0 and offset > 0 for weight, offset in meta["fusion"].values())
+    both = set(past["fusion"]) & set(present["fusion"])
+    assert all(past["fusion"][name] == present["fusion"][name] for name in both)
+    assert past["metrics"]["fusion"]["users"] > 0
+
+
+def test_what_is_counted_is_nothing_of_the_test_part(
+    store: ArtifactStore, trained: Trained, dataset: Dataset
+) -> None:
+    artifact, window = store.open("retrieval"), serving_window(dataset)
+    whole = read_slices(artifact)
+    lesson = SourceLesson(
+        dataset=dataset,
+        rows=window.known,
+        as_of_ms=window.as_of_ms,
+        config=Config.load(trained.workdir / "shortlist.yaml").retrieval,
+        half_life_ms=artifact.manifest.meta["half_life_ms"],
+    )
+    for name in ("popular", "trending"):
+        expected = TRAINERS[name](lesson)
+        assert isinstance(expected, TrainedSource)
+        found = read_source(artifact, name, whole.places).columns["score"]
+        np.testing.assert_array_equal(found, expected.data.columns["score"])
 
 
 def test_resharding_keeps_the_candidates_and_promotes_nothing(
     trained_copy: Path, dataset: Dataset
 ) -> None:
-    from training.retrieval import reshard
-
     store, config = (
         ArtifactStore(trained_copy / "artifacts"),
         Config.load(trained_copy / "shortlist.yaml"),
