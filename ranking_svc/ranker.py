@@ -111,7 +111,9 @@ class RankerGeneration:
         )
 
     def describe_tier(self, versions: tuple[LoadedVersion, ...]) -> TierStatus:
-        return TierStatus(tier=TIER, versions=versions, capabilities=(self.engine,))
+        return TierStatus(
+            tier=TIER, versions=versions, capabilities=(self.engine,), models=tuple(self.models)
+        )
 
     def _model(self, name: str) -> Model:
         try:

@@ -84,6 +84,7 @@ async def test_its_status_names_engine_items_and_watermark(local: LocalRanker) -
     assert status.watermark_ms == NOW_MS
     assert status.models == ("dcn", "gbdt", "linear", "ensemble", "none")
     assert local.versions.status().capabilities == ("onnx",)
+    assert local.versions.status().models == status.models
 
 
 # --- models ---
