@@ -21,29 +21,37 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 _STEPS = 100
+_POINTS = 9  # of the way
 
 
 def fit_mixture(outputs: Mapping[str, Floats], groups: Groups, rewards: Rewards) -> Mixture:
     """Weights of the models whose `outputs` on the requests are float32 [R, g, H (+ 1)].
 
-    They minimise the loss that the models were trained on, which is convex in them. Where the best
-    model alone has the better nDCG@20, the mixture is that model.
+    They minimise the loss that the models were trained on, which is convex in them. Of the way from
+    the best model alone to there, the mixture is the point with the best nDCG@20.
     """
     names = list(outputs)
     logits = np.stack([outputs[name][..., : len(rewards.heads)] for name in names])  # [M, R, g, H]
-    found = _minimise(logits.astype(np.float64), groups, rewards)
-    learned = Mixture(
-        weights=dict(zip(names, found[: len(names)].tolist(), strict=True)),
-        biases=dict(zip(rewards.heads, found[len(names) :].tolist(), strict=True)),
-    )
-    candidates = [learned, *(_alone(name, names, rewards) for name in names)]
-    if not any(learned.weights.values()):
-        candidates.remove(learned)
+    learned = _minimise(logits.astype(np.float64), groups, rewards)
+    alone = [_alone(place, len(learned)) for place in range(len(names))]
 
-    def ndcg(mixture: Mixture) -> float:
+    def ndcg(unknown: Doubles) -> float:
+        mixture = _mixture(unknown, names, rewards)
         return judge(mixed(mixture, outputs, rewards), groups, rewards)["ndcg@20"]
 
-    return max(candidates, key=ndcg)  # the first of equals
+    best = max(alone, key=ndcg)
+    way = [best + part * (learned - best) for part in np.linspace(0, 1, _POINTS)]
+    if not learned[: len(names)].any():  # no model knows anything: the end of the way is no order
+        way.pop()
+    return _mixture(max(way, key=ndcg), names, rewards)  # the first of equals
+
+
+def _mixture(unknown: Doubles, names: list[str], rewards: Rewards) -> Mixture:
+    weights, biases = unknown[: len(names)].tolist(), unknown[len(names) :].tolist()
+    return Mixture(
+        weights=dict(zip(names, weights, strict=True)),
+        biases=dict(zip(rewards.heads, biases, strict=True)),
+    )
 
 
 def mixed(mixture: Mixture, outputs: Mapping[str, Floats], rewards: Rewards) -> Floats:
@@ -81,8 +89,8 @@ def _minimise(logits: Doubles, groups: Groups, rewards: Rewards) -> Doubles:
     return done.x
 
 
-def _alone(name: str, names: list[str], rewards: Rewards) -> Mixture:
-    return Mixture(
-        weights={other: float(other == name) for other in names},
-        biases=dict.fromkeys(rewards.heads, 0.0),
-    )
+def _alone(place: int, size: int) -> Doubles:
+    """The solution in which one model counts as it is."""
+    unknown = np.zeros(size)
+    unknown[place] = 1.0
+    return unknown
