@@ -17,7 +17,7 @@ __all__ = ["evaluate", "measure", "show_evaluation", "show_summary"]
 Result = Mapping[str, Any]
 
 _USERS = 2000
-_SYSTEMS = ("recall@20", "recall@100", "ndcg@20", "mrr", "coverage", "gini", "diversity", "novelty")
+_SYSTEMS = ("recall@20", "recall@100", "ndcg@20", "mrr", "coverage", "diversity", "novelty")
 _SUMMARY = ("recall@20", "ndcg@20", "coverage", "diversity")
 _RETRIEVAL = ("recall@20", "recall@100", "recall@1000", "items")
 _RANKERS = (
@@ -29,6 +29,7 @@ _RANKERS = (
     "log_loss_base_rate",
     "calibration_error",
 )
+_STAGES = ("items", "relevant", "share")
 _SOURCES = ("hits", "unique_hits", "recall_lost", "blend_fractional", "page_fractional")
 _COLD_ITEMS = ("recall@20", "ndcg@20", "mrr")
 
@@ -120,6 +121,8 @@ def show_evaluation(result: Result, terminal: Terminal) -> None:
     out.print(_table("systems: what a user would see", result["systems"], _SYSTEMS, interval=True))
     out.print(_verdict(result))
     out.print(_table("retrieval: what is found", result["retrieval"], _RETRIEVAL))
+    stages = {one["stage"]: one for one in result["funnel"]["stages"]}
+    out.print(_table("funnel: where relevant items are lost", stages, _STAGES))
     out.print(_table("sources: what each adds", result["funnel"]["sources"], _SOURCES))
     out.print(_table("rankers: how well each orders", result["rankers"], _RANKERS))
     out.print(_cohorts(result["cohorts"], result["comparisons"]))
@@ -157,11 +160,11 @@ def _show_cold_start(cold: Result, terminal: Terminal) -> None:
         terminal.out.print(f"new users: {reason}")
     else:
         terminal.out.print(_cuts(users))
-    for part, title in (("items", "new items"), ("both", "new items for new users")):
+    for part, title in (("items", "only new items"), ("both", "the same, new users")):
         if reason := cold[part].get("absent"):
             terminal.out.print(f"{title}: {reason}")
         else:
-            about = f"{title}: {cold[part]['users']} users, only new items ranked"
+            about = f"{title}: {cold[part]['users']} users"
             terminal.out.print(_table(about, cold[part]["among_cold"], _COLD_ITEMS))
 
 
@@ -200,7 +203,8 @@ def _table(
 ) -> Table:
     """`columns` of the rows, or all; with the interval of nDCG@20 where it is wanted."""
     names = list(columns or dict.fromkeys(name for row in rows.values() for name in row))
-    table = Table("", title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right")
         if interval and name == "ndcg@20":

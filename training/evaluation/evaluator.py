@@ -112,10 +112,10 @@ class _Evaluation:
         }
 
     def _answers(self) -> list[Answer]:
-        answers = []
+        answers, told = [], self._told("candidates and scores")
         for exam in self._exams:
             answers.append(answer_to(exam, self._bench, self._catalogue))
-            self._progress("candidates and scores", len(answers), len(self._exams))
+            told(len(answers), len(self._exams))
         return answers
 
     def _pages(self) -> list[Rows]:
@@ -125,7 +125,7 @@ class _Evaluation:
             self._window,
             self._exams,
             self._bench.config,
-            lambda done, total: self._progress("pages for held-out users", done, total),
+            self._told("pages for held-out users"),
         )
         return asyncio.run(pages)
 
@@ -207,13 +207,10 @@ class _Evaluation:
             seed=self._seed,
         )
 
-        def told(what: str) -> Callable[[int, int], None]:
-            return lambda done, total: self._progress(what, done, total)
-
         return {
-            "users": cold.new_users(told("new users")),
-            "items": cold.new_items(told("new items")),
-            "both": cold.new_items(told("new items for new users"), new_users=True),
+            "users": cold.new_users(self._told("new users")),
+            "items": cold.new_items(self._told("new items")),
+            "both": cold.new_items(self._told("new items for new users"), new_users=True),
         }
 
     def _tradeoffs(self, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -222,6 +219,7 @@ class _Evaluation:
             bench=self._bench,
             answers=[answers[place] for place in chosen],
             judge=self._judge([self._exams[place] for place in chosen]),
+            progress=self._told("trade-offs"),
         )
         return {"diversity": tradeoffs.diversity(), "freshness": tradeoffs.freshness()}
 
@@ -263,6 +261,9 @@ class _Evaluation:
                 "absent_sources": dict(bench.shards.absent),
             },
         }
+
+    def _told(self, what: str) -> Callable[[int, int], None]:
+        return lambda done, total: self._progress(what, done, total)
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,13 +31,15 @@ class Tradeoffs:
     bench: Bench
     answers: Sequence[Answer]
     judge: Judge  # of the same users
+    progress: Callable[[int, int], None]  # points done, points in all
 
     def diversity(self) -> dict[str, Any]:
         """The `tradeoffs.diversity` of the documentation."""
         served = self.bench.rules
         points = []
-        for strength in _STRENGTHS:
+        for done, strength in enumerate(_STRENGTHS):
             pages = self._pages(replace(served, diversity=strength))
+            self.progress(done + 1, len(_STRENGTHS) + len(_MINIMUMS))
             points.append({"strength": strength, **self._figures(pages)})
         return {"users": len(self.answers), "served": served.diversity, "points": points}
 
@@ -49,11 +51,12 @@ class Tradeoffs:
         served, catalogue = self.bench.rules, self.judge.catalogue
         fresh = (catalogue.first_ms > 0) & (catalogue.first_ms >= after_ms)
         points = []
-        for least in _MINIMUMS:
+        for done, least in enumerate(_MINIMUMS):
             minimums = {name: n for name, n in served.minimums.items() if name != _FRESH}
             if least:
                 minimums[_FRESH] = least
             pages = self._pages(replace(served, minimums=minimums))
+            self.progress(len(_STRENGTHS) + done + 1, len(_STRENGTHS) + len(_MINIMUMS))
             shares = mean_over(fresh.astype(np.float64), pages_of(pages))
             points.append(
                 {
