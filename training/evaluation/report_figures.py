@@ -38,7 +38,7 @@ _LABELS = {
     "gbdt": "boosted trees",
     "linear": "logistic regression",
     "ensemble": "ensemble",
-    "none": "no ranker (blend's order)",
+    "none": "blend's order, no ranker",
 }
 
 

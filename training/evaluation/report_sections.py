@@ -141,8 +141,9 @@ def system_bars(result: Result, most: int | None = None) -> list[Bar]:
         if (value := number(row.get(_CHOSEN))) is not None
     ]
     ordered = sorted(rows, key=lambda row: (-row.value, row.role != "accent"))
-    page = [row for row in ordered if row.role == "accent"]
-    return page + [row for row in ordered if row.role != "accent"][: None if most is None else most]
+    others = [row for row in ordered if row.role != "accent"]
+    left_out = others[len(others) if most is None else most :]
+    return [row for row in ordered if row not in left_out]
 
 
 def _role(name: str) -> str:
