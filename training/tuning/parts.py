@@ -125,9 +125,9 @@ PARTS: tuple[Part, ...] = (
         "ranking",
         "gbdt",
         0.35,
-        leaves=Among((7, 15, 31, 63, 127)),
-        trees=Among((100, 300, 1000)),
-        learning_rate=Between(0.01, 0.3),
+        leaves=Among((7, 15, 31, 63)),
+        trees=Among((300, 1000)),
+        learning_rate=Between(0.02, 0.2),
     ),
 )
 _TIER_SHARES = {"retrieval": 0.6, "ranking": 0.4}
