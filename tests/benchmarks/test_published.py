@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks.protocols.exams import exams_of
+from benchmarks.protocols.marking import mark_rankings
 from benchmarks.protocols.protocol import Protocol
 from benchmarks.published import _table, main
+from shortlist.ids import key_of
 from tests.benchmarks.protocols.files import write_lists, write_ratings_dat
 from tests.trained import short_tmp
 
@@ -132,6 +136,33 @@ def test_rankers_are_measured_where_that_is_asked_for(
     result = json.loads(run("gowalla", *options).stdout)
     assert {"ranker:dcn", "ranker:gbdt", "ranker:linear"} <= result["systems"].keys()
     assert result["protocol"]["users"] == 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_stranger_who_shows_the_same_history_gets_the_same_from_it(
+    gowalla: tuple[dict[str, Any], Path],
+) -> None:
+    _, workdir = gowalla
+    protocol = Protocol.load("gowalla")
+    known = exams_of(protocol, workdir, 8, 0)
+    strangers = [
+        replace(exam, user_id=name, user=replace(exam.user, user_key=key_of(name)))
+        for exam in known
+        for name in [f"stranger {exam.user_id}"]
+    ]
+    figures = [
+        mark_rankings(
+            workdir,
+            exams,
+            protocol.ranking_metrics,
+            rankers=False,
+            processes=1,
+            progress=lambda done, total: None,
+        )
+        for exams in (known, strangers)
+    ]
+    assert figures[1] == figures[0]
 
 
 @pytest.mark.slow
