@@ -28,8 +28,10 @@ class UserRows:
 
     def of(self, user: int) -> Rows:
         """Rows of `user`, oldest first."""
-        start = np.searchsorted(self._users, user)
-        return self._rows[start : np.searchsorted(self._users, user, side="right")]
+        # Of the column's own type: another one would make numpy copy the column at every call.
+        key = self._users.dtype.type(user)
+        start, stop = (np.searchsorted(self._users, key, side=side) for side in ("left", "right"))
+        return self._rows[start:stop]
 
 
 def history_of(dataset: Dataset, rows: Rows) -> History:
