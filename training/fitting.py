@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
 # Logistic regression on the same inputs.
-LINEAR = DcnConfig(cross_layers=0, hidden=(), learning_rate=0.003, weight_decay=0.0001)
+LINEAR = DcnConfig(cross_layers=0, hidden=(), learning_rate=0.01, weight_decay=0.0001)
 _PARITY_REQUESTS = 8
 
 
