@@ -139,6 +139,7 @@ def test_the_fit_beats_rank_fusion_and_every_source_on_users_it_has_not_seen() -
     held_out = learned.notes["held_out"]
     assert learned.notes["chosen"] == "fitted"
     assert held_out["fitted"] == max(held_out.values())
+    assert set(held_out) == {"fitted", "rank fusion", *(f"only {name}" for name in NAMES)}
     fresh = FusionLesson(NAMES, users_of_two_tastes(1), 60, {"rail": 5})
     assert aim(fresh, learned.fusion) > aim(fresh, dict.fromkeys(NAMES, (1.0, 60.0)))
     for name in NAMES:
