@@ -130,13 +130,20 @@ class FusionLesson:
         """float64 [users]: the share of what the user went on to like that the blend holds."""
         scores = self._single(fused)
         scores[self._sure] = np.inf
-        found = self._places(scores, self._limit) < self._limit
+        own, border = self._beside_border(scores, self._limit)
+        found = own > border
+        tied = np.flatnonzero(own == border)
+        found[tied] = self._places(scores, tied) < self._limit
         return self._sums(found.astype(np.float64)) / self._relevant
 
     def ndcg(self, fused: Doubles) -> Doubles:
         """float64 [users]: nDCG@20 of the blend's order, where its limit is at least 40."""
-        places = self._places(self._single(fused), _DEPTH)
-        gains = np.where(places < _DEPTH, 1 / np.log2(places + 2.0), 0)
+        scores = self._single(fused)
+        own, border = self._beside_border(scores, _DEPTH)
+        near = np.flatnonzero(own >= border)
+        places = self._places(scores, near)
+        gains = np.zeros(len(own))
+        gains[near] = np.where(places < _DEPTH, 1 / np.log2(places + 2.0), 0)
         ideal = np.cumsum(1 / np.log2(np.arange(_DEPTH) + 2.0))
         return self._sums(gains) / ideal[np.minimum(self._relevant, _DEPTH) - 1]
 
@@ -163,17 +170,22 @@ class FusionLesson:
         """In the blend's precision, and no item below every item."""
         return np.where(self._real, fused, -np.inf).astype(np.float32)
 
-    def _places(self, scores: npt.NDArray[np.float32], depth: int) -> Ints:
-        """Where each wanted item stands, 0 = first; `depth` for all from there on."""
+    def _beside_border(
+        self, scores: npt.NDArray[np.float32], depth: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The score of each wanted item, and that of its user's item at place `depth`."""
         border = np.partition(scores, self._width - depth, axis=1)[:, self._width - depth]
-        mine = scores[self._user, self._column]
-        near = np.flatnonzero(mine >= border[self._user])
-        places = np.full(len(mine), depth, np.int64)
-        for at in np.array_split(near, len(near) // 64 + 1):
-            rows, own = scores[self._user[at]], mine[at, None]
+        return scores[self._user, self._column], border[self._user]
+
+    def _places(self, scores: npt.NDArray[np.float32], which: Ints) -> Ints:
+        """Where the wanted items number `which` stand, 0 = first."""
+        places = np.empty(len(which), np.int64)
+        for part in np.array_split(np.arange(len(which)), len(which) // 64 + 1):
+            user, column = self._user[which[part]], self._column[which[part], None]
+            rows, own = scores[user], scores[user[:, None], column]
             # Ties go to the smaller key, which is the smaller column.
-            before = np.arange(self._width) < self._column[at, None]
-            places[at] = (rows > own).sum(axis=1) + ((rows == own) & before).sum(axis=1)
+            before = np.arange(self._width) < column
+            places[part] = (rows > own).sum(axis=1) + ((rows == own) & before).sum(axis=1)
         return places
 
     def _sums(self, values: Doubles) -> Doubles:
