@@ -198,9 +198,9 @@ def test_the_ranker_names_its_parents_features_and_parity(
     assert tuple(meta["features"]) == open_builder(artifact).names
     assert meta["models"] == ["dcn", "gbdt", "linear", "ensemble"]
     assert meta["default_model"] == "ensemble"
-    assert set(meta["heads"]) == {head for head in meta["heads"] if meta["heads"][head] > 0}
+    assert min(meta["heads"].values()) > 0
     metrics = meta["metrics"]["models"]
-    assert list(metrics) == meta["models"]
+    assert set(metrics) == set(meta["models"])
     for name in ("dcn", "gbdt", "linear"):
         assert max(metrics[name]["parity"].values()) <= 1e-4
     assert meta["metrics"]["requests"] > meta["metrics"]["held_out_requests"] > 0
