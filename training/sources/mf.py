@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from retrieval_svc.source_data import SharedData, SourceData
 from training.sources.base import Absent, Floats, SourceLesson, TrainedSource, liked_matrix
