@@ -229,7 +229,8 @@ def test_serving_builds_the_features_that_training_builds(
         encoder=encoders.item,
         half_lives=lives,
     )
-    spec = FeatureSpec(sources=("two_tower", "popular"), statistics=lives.statistics, has_time=True)
+    sources: Any = store.open("ranking").manifest.meta["sources"]
+    spec = FeatureSpec(sources=tuple(sources), statistics=lives.statistics, has_time=True)
     training = FeatureBuilder(spec, table, encoders.item, encoders.user, encoders.context)
     serving = open_builder(store.open("ranking"))
     assert serving.names == training.names
