@@ -114,7 +114,7 @@ def _write_fast_config(workdir: Path) -> None:
     if path.exists():
         return
     config = Config.model_validate(
-        {"retrieval": {"two_tower": {"dim": 32, "epochs": 3}}, "ranking": {"epochs": 2}}
+        {"retrieval": {"two_tower": {"dim": 32, "epochs": 3}}, "ranking": {"dcn": {"epochs": 2}}}
     )
     workdir.mkdir(parents=True, exist_ok=True)
     config.save(path)
