@@ -58,28 +58,44 @@ _COLD_ITEMS = ("recall@20", "ndcg@20", "mrr")
     show_envvar=True,
     help="Where the report goes.  [default: W/evaluation.html]",
 )
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    show_envvar=True,
+    help="Also draw the page and its parts: this file as SVG, and beside it a PNG.",
+)
 @json_option
-def evaluate(workdir: Path, users: int, seed: int, html: Path | None, as_json: bool) -> None:
+def evaluate(
+    workdir: Path,
+    users: int,
+    seed: int,
+    html: Path | None,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
     """Measure the trained tiers, and the whole page, on held-out events.
 
     Asks for a page for each held-out user with what was known before, and compares it with what the
-    user went on to like, beside every single source, every ranker alone, and chance. Also: how much
-    retrieval finds and what each source adds (funnel), how well each ranker orders and whether its
-    chances come true, who is served how well (cohorts), new users and new items (cold start), and
-    what variety and freshness cost (trade-offs). Means come with 95 % bootstrap intervals.
+    user went on to like, beside every single source, every ranker alone, and items at random. Also:
+    how much retrieval finds and what each source adds (funnel), how well each ranker orders and
+    whether what it foretells comes true (calibration), who is served how well (cohorts), new users
+    and new items (cold start), and what variety and freshness cost (trade-offs). Means come with
+    bootstrap intervals of 95 %.
 
     All figures are kept in W/evaluation.json, a report with plots in W/evaluation.html; the
     figures are explained in docs/evaluation.md.
 
     \b
       shortlist evaluate --workdir W
-      shortlist evaluate --workdir W --users 500 --html report.html
+      shortlist evaluate --workdir W --users 500 --html report.html --picture picture.svg
       shortlist evaluate --workdir W --json | jq '.systems.page, .comparisons'
     """
     terminal = Terminal(as_json=as_json)
     with terminal.only_json():
         result = measure(workdir, terminal, users=users, seed=seed)
         report = _write_report(result, html or workdir / "evaluation.html")
+        if picture:
+            _write_picture(result, picture)
     show_evaluation(result, terminal)
     terminal.out.print(f"[green]✓[/] The report: {report}", soft_wrap=True)
     terminal.emit(result)
@@ -101,6 +117,13 @@ def _write_report(result: Result, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_report(dict(result), path)
     return path
+
+
+def _write_picture(result: Result, path: Path) -> None:
+    from training.evaluation.report import write_picture
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_picture(result, path)
 
 
 def show_summary(result: Result, terminal: Terminal) -> None:
