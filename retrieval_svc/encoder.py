@@ -153,9 +153,8 @@ class UserEncoder:
             strength *= np.exp(self._weights.position[length - len(rows) :])
         vectors = np.asarray(self._vectors[rows])
         pooled = ((strength / strength.sum()) @ vectors).astype(np.float32)
-        # Without times there is no newest item, and all of the history counts; training has seen
-        # samples of it, so it is no longer than those.
-        return pooled, vectors[-1] if self._has_time else nothing, min(len(rows), length)
+        # Without times there is no newest item, and all of the history counts.
+        return pooled, vectors[-1] if self._has_time else nothing, len(rows)
 
     def _features(self, user: UserContext, history_size: int) -> Floats:
         about_user = self._user.encode_one(user.attributes)

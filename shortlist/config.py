@@ -64,13 +64,18 @@ def _over(defaults: Mapping[str, int]) -> Callable[[dict[str, int]], dict[str, i
 
 
 class TwoTowerConfig(_Section):
-    """Hyper-parameters of the two-tower model (Yi et al., RecSys 2019)."""
+    """Hyper-parameters of the two-tower model (Yi et al., RecSys 2019).
+
+    Data with times is learned as sequences: an interaction is predicted from what came before it.
+    Data without times is learned as sets: a half of a user's items is predicted from the other.
+    """
 
     dim: Annotated[int, Field(ge=4, le=512)] = 64
     history_length: Annotated[int, Field(ge=1, le=512)] = 50
     epochs: Positive = 6  # at most; the backtest finds out how many are good
     batch_size: Positive = 1024
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05  # Adagrad
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05  # of sequences, Adagrad
+    set_learning_rate: Annotated[float, Field(gt=0)] = 0.005  # of sets, Adam
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     temperature: Annotated[float, Field(gt=0)] = 0.07
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -77,13 +78,14 @@ def two_tastes(*, seed: int = 0) -> Dataset:
 # --- numpy equals TensorFlow ---
 
 
-@pytest.mark.parametrize("timed", [True, False])
-def test_the_exported_tower_computes_what_the_trained_one_does(timed: bool) -> None:
+@pytest.fixture(params=[True, False], ids=["sequences", "sets"])
+def trained(request: Any) -> tuple[Any, Any]:
+    """Examples, and a model after one epoch of them."""
     import tensorflow as tf
 
     from training import two_tower
 
-    dataset = rich_dataset(timed=timed)
+    dataset = rich_dataset(timed=request.param)
     rows = np.flatnonzero(dataset.events.weight > 0)
     tf.keras.utils.set_random_seed(3)
     examples = two_tower._Examples(dataset, rows, SMALL, None, 3)
@@ -91,35 +93,53 @@ def test_the_exported_tower_computes_what_the_trained_one_does(timed: bool) -> N
     model.compile(optimizer=tf.keras.optimizers.legacy.Adagrad(0.2))
     for batch in examples.batches(0):
         model.train_step(batch)
+    return examples, model
+
+
+def test_the_exported_tower_computes_what_the_trained_one_does(trained: tuple[Any, Any]) -> None:
+    import tensorflow as tf
+
+    examples, model = trained
+    dataset = examples.dataset
+    rows = np.flatnonzero(dataset.events.weight > 0)
+    if dataset.has_time:
+        batch = examples.sequences(np.arange(len(rows)), np.random.default_rng(0))
+        vectors = model.items(tf.reshape(batch["history"], [-1]), training=False)
+        vectors = tf.reshape(vectors, (len(rows), SMALL.history_length, SMALL.dim))
+        pooled = model.pool_sequences(batch, vectors)
+        asked = [(row, *_sequence(batch, place)) for place, row in enumerate(rows)]
+    else:
+        (batch,) = itertools.islice(examples._set_batches(np.random.default_rng(0)), 1)
+        pooled = model.pool_sets(batch, model.items(batch["history"], training=False))
+        asked = [(rows[at], *_set(batch, place)) for place, at in enumerate(batch["example"])]
+    constants = {name: tf.constant(array) for name, array in batch.items()}
+    expected = model.users(constants, *pooled).numpy()
     encoder = model.export([]).encoder
-
-    chosen = np.arange(len(rows))
-    batch = examples._take(chosen, np.random.default_rng(0))
-    vectors = model.items(tf.reshape(batch["history"], [-1]), training=False)
-    expected = model.users(
-        {name: tf.constant(array) for name, array in batch.items()},
-        tf.reshape(vectors, (len(chosen), SMALL.history_length, SMALL.dim)),
-    ).numpy()
-    users = [_user_of(dataset, rows, batch, place) for place in chosen]
-    served = np.stack([encoder.encode(user) for user in users])
+    served = np.stack([encoder.encode(_user_of(dataset, *one)) for one in asked])
     np.testing.assert_allclose(served, expected, atol=1e-5)
-    assert (batch["history_weight"].sum(axis=1) == 0).any()  # new users are among them
-    assert {len(user.history) for user in users} >= {0, SMALL.history_length}
+    assert max(len(items) for _, items, _ in asked) >= SMALL.history_length
+    if dataset.has_time:
+        assert min(len(items) for _, items, _ in asked) == 0  # new users are among them
 
 
-def _user_of(
-    dataset: Dataset, rows: np.ndarray, batch: dict[str, np.ndarray], place: int
-) -> UserContext:
-    """The user of an example, as a request would describe them."""
-    row = rows[place]
-    user = int(dataset.events.user[row])
+def _sequence(batch: dict[str, np.ndarray], place: int) -> tuple[np.ndarray, np.ndarray]:
     present = batch["history_weight"][place] > 0
-    history = history_of(dataset, rows[:0])
+    return batch["history"][place][present], batch["history_weight"][place][present]
+
+
+def _set(batch: dict[str, np.ndarray], place: int) -> tuple[np.ndarray, np.ndarray]:
+    mine = batch["known"][:, 0] == place
+    return batch["history"][batch["known"][mine, 1]], batch["strength"][mine]
+
+
+def _user_of(dataset: Dataset, row: int, items: np.ndarray, weights: np.ndarray) -> UserContext:
+    """The user of an interaction, as a request would describe them."""
+    user = int(dataset.events.user[row])
     history = replace(
-        history,
-        keys=dataset.item_keys[batch["history"][place][present]],
-        times_ms=np.zeros(present.sum(), np.int64),
-        weights=batch["history_weight"][place][present],
+        history_of(dataset, np.arange(0)),
+        keys=dataset.item_keys[items],
+        times_ms=np.zeros(len(items), np.int64),
+        weights=weights,
     )
     about = {name: dataset.users[f"f_{name}"][user].as_py() for name in ("city", "age")}
     device = dataset.events.context["device"][int(row)].as_py()
