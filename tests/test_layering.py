@@ -101,20 +101,23 @@ class Import:
         return f"{self.path}:{self.line} imports {self.module}"
 
 
-def test_packages_follow_the_import_arrows(checkout: Path) -> None:
-    offenders = [str(i) for i in _imports(checkout) if i.top in PACKAGES and not _arrow_allows(i)]
+@pytest.fixture(scope="module")
+def imports(checkout: Path) -> list[Import]:
+    return list(_imports(checkout))
+
+
+def test_packages_follow_the_import_arrows(imports: list[Import]) -> None:
+    offenders = [str(i) for i in imports if i.top in PACKAGES and not _arrow_allows(i)]
     assert offenders == []
 
 
-def test_heavy_libraries_stay_where_they_belong(checkout: Path) -> None:
-    offenders = [
-        str(i) for i in _imports(checkout) if i.top in LIBRARIES and not _any(i, LIBRARIES[i.top])
-    ]
+def test_heavy_libraries_stay_where_they_belong(imports: list[Import]) -> None:
+    offenders = [str(i) for i in imports if i.top in LIBRARIES and not _any(i, LIBRARIES[i.top])]
     assert offenders == []
 
 
-def test_generated_protobuf_classes_stay_at_the_edges(checkout: Path) -> None:
-    offenders = [str(i) for i in _imports(checkout) if _is_protobuf(i) and not _any(i, PROTOBUF)]
+def test_generated_protobuf_classes_stay_at_the_edges(imports: list[Import]) -> None:
+    offenders = [str(i) for i in imports if _is_protobuf(i) and not _any(i, PROTOBUF)]
     assert offenders == []
 
 

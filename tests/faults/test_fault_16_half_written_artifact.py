@@ -14,6 +14,7 @@ from shortlist.errors import ArtifactCorrupt
 from tests.faults.forgery import an_artifact
 
 
+@pytest.mark.slow  # a process for each of some four hundred steps
 def test_a_publisher_killed_at_any_step_leaves_nothing_half_made(
     tmp_path: Path, checkout: Path, record_fault: Callable[..., None]
 ) -> None:
