@@ -72,6 +72,14 @@ def _no_network() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What tests write need not outlive a power cut, and they publish thousands of files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 def _refuse_if_remote(connection: socket.socket, address: Any) -> None:
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,11 +27,19 @@ from tests.ranking_svc.tables import NOW_MS
 from tests.trained import Trained
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    store = ArtifactStore(tmp_path)
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+    """Read only: version v1 alone."""
+    store = ArtifactStore(tmp_path_factory.mktemp("store"))
     publish_ranker(store, version="v1")
     return store
+
+
+@pytest.fixture
+def own_store(store: ArtifactStore, tmp_path: Path) -> ArtifactStore:
+    """A copy for a test that publishes."""
+    shutil.copytree(store.open("ranking").path.parent, tmp_path / "ranking")
+    return ArtifactStore(tmp_path)
 
 
 @pytest.fixture
@@ -178,10 +187,9 @@ def test_weights_that_make_no_order_are_refused(
 # --- versions ---
 
 
-async def test_versions_are_prepared_activated_and_retired(
-    local: LocalRanker, store: ArtifactStore
-) -> None:
-    publish_ranker(store, version="v2", seed=1)
+async def test_versions_are_prepared_activated_and_retired(own_store: ArtifactStore) -> None:
+    local = LocalRanker.open(own_store)
+    publish_ranker(own_store, version="v2", seed=1)
     await local.versions.prepare("v2")
     before = await local.score(a_query(KEYS))
     ahead = await local.score(a_query(KEYS, model_version="v2"))
@@ -192,22 +200,26 @@ async def test_versions_are_prepared_activated_and_retired(
     await local.versions.retire("v1")
     with pytest.raises(VersionNotServed, match="v1"):
         await local.score(a_query(KEYS, model_version="v1"))
+    await local.close()
 
 
 async def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(
-    local: LocalRanker, store: ArtifactStore
+    own_store: ArtifactStore,
 ) -> None:
+    local = LocalRanker.open(own_store)
+
     def put_nan(folder: Path) -> None:
         path = folder / "models" / "dcn" / "weights" / "hidden_0_kernel.npy"
         np.save(path, np.full_like(np.load(path), np.nan))
 
-    publish_ranker(store, version="v2", damage=put_nan)
+    publish_ranker(own_store, version="v2", damage=put_nan)
     with pytest.raises(ArtifactRefused, match="NaN or Inf"):
         await local.versions.prepare("v2")
     with pytest.raises(ArtifactNotFound, match="v3"):
         await local.versions.prepare("v3")
     assert (await local.score(a_query(KEYS))).model_version == "v1"
     assert [one.version for one in local.versions.status().versions] == ["v1"]
+    await local.close()
 
 
 # --- what is refused ---

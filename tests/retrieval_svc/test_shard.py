@@ -52,10 +52,16 @@ def open_shard(store: ArtifactStore, shard: int = 0, version: str | None = None)
 
 
 class TestLocalRetriever(RetrieverContract):
-    @pytest.fixture
-    async def retriever(self, store: ArtifactStore) -> Any:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def published(cls, tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+        store = ArtifactStore(tmp_path_factory.mktemp("shards"))
         publish(store, CATALOGUE, shards=2)
-        retriever = open_shard(store, shard=1)
+        return store
+
+    @pytest.fixture
+    async def retriever(self, published: ArtifactStore) -> Any:
+        retriever = open_shard(published, shard=1)
         yield retriever
         await retriever.close()
 

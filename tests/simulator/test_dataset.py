@@ -33,10 +33,26 @@ def _rows(path):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    target = tmp_path_factory.mktemp("world") / "new" / "folder"
-    write_dataset(World(TINY), target)
-    return target
+def progress():
+    """What was told of the progress of `written`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, progress):
+    """By format."""
+    folder = tmp_path_factory.mktemp("world") / "new" / "folder"
+    return {
+        "csv": write_dataset(World(TINY), folder, progress=lambda *call: progress.append(call)),
+        "parquet": write_dataset(
+            World(TINY), tmp_path_factory.mktemp("parquet"), file_format="parquet"
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(written):
+    return written["csv"].schema.parent
 
 
 @pytest.mark.parametrize("table", COLUMNS)
@@ -45,9 +61,9 @@ def test_csv_files_have_the_promised_columns(folder, table):
 
 
 @pytest.mark.parametrize("table", COLUMNS)
-def test_parquet_files_have_the_promised_columns(tmp_path, table):
-    write_dataset(World(TINY), tmp_path, file_format="parquet")
-    assert pa_parquet.read_schema(tmp_path / f"{table}.parquet").names == COLUMNS[table]
+def test_parquet_files_have_the_promised_columns(written, table):
+    path = written["parquet"].schema.with_name(f"{table}.parquet")
+    assert pa_parquet.read_schema(path).names == COLUMNS[table]
 
 
 def test_ids_and_times_read_back_as_what_they_are(folder):
@@ -70,22 +86,20 @@ def test_equal_worlds_write_equal_bytes(folder, tmp_path):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
-def test_progress_ends_at_the_number_of_rows(tmp_path):
-    calls = []
-    written = write_dataset(World(TINY), tmp_path, progress=lambda *call: calls.append(call))
-    last = {what: (done, expected) for what, done, expected in calls}
+def test_progress_ends_at_the_number_of_rows(written, progress):
+    last = {what: (done, expected) for what, done, expected in progress}
     assert last == {
         "users": (150, 150),
         "items": (400, 400),
-        "events": (written.events, TINY.events),
+        "events": (written["csv"].events, TINY.events),
     }
 
 
 @pytest.mark.parametrize("file_format", ["csv", "parquet"])
-def test_the_generic_import_loads_every_row(tmp_path, file_format):
-    written = write_dataset(World(TINY), tmp_path / "files", file_format=file_format)
-    report = import_dataset(Schema.load(written.schema), tmp_path / "files", tmp_path / "out")
-    assert report.interactions == written.events
+def test_the_generic_import_loads_every_row(written, tmp_path, file_format):
+    files = written[file_format]
+    report = import_dataset(Schema.load(files.schema), files.schema.parent, tmp_path)
+    assert report.interactions == files.events
     assert report.users == TINY.users
     assert report.items == TINY.items
     assert report.event_types == ("click", "like")
