@@ -52,7 +52,7 @@ def list_() -> None:
     "--source",
     type=EXISTING_FOLDER,
     show_envvar=True,
-    help="A folder that decides between the layouts of one name.",
+    help="Its files: where one name has several layouts, they decide which is shown.",
 )
 def show(name: str, source: Path | None) -> None:
     """Print the schema of the preset NAME: a starting point for one's own.

@@ -36,13 +36,18 @@ _COUNT = click.IntRange(10, 10_000_000)
 
 @click.command()
 @workdir_option
-@click.option("--preset", show_envvar=True, metavar="NAME", help="Real data instead of a world.")
+@click.option(
+    "--preset",
+    show_envvar=True,
+    metavar="NAME",
+    help="A public data set instead of a world; `data list` shows them.",
+)
 @click.option(
     "--source", show_envvar=True, type=EXISTING_FOLDER, help="The folder of the preset's files."
 )
-@click.option("--users", type=_COUNT, show_envvar=True, help="People in the world.")
-@click.option("--items", type=_COUNT, show_envvar=True, help="Items in the world.")
-@click.option("--events", type=_COUNT, show_envvar=True, help="Clicks and likes in its log.")
+@click.option("--users", type=_COUNT, show_envvar=True, help="People in the simulated world.")
+@click.option("--items", type=_COUNT, show_envvar=True, help="Items in it.")
+@click.option("--events", type=_COUNT, show_envvar=True, help="Clicks and likes in it.")
 @click.option("--seed", type=int, show_envvar=True, help="Equal seeds give equal worlds.")
 @click.option(
     "--fast", is_flag=True, show_envvar=True, help="A tiny world and few epochs: about a minute."

@@ -32,7 +32,11 @@ _TIMEOUT_S = 30.0
 
 @click.command()
 @click.option(
-    "--user", default="", show_envvar=True, help="User id as imported; an unknown one is fine."
+    "--user",
+    default="",
+    show_envvar=True,
+    metavar="ID",
+    help="User id as imported; an unknown one gets a page for somebody new.",
 )
 @click.option(
     "--cold",
@@ -45,7 +49,9 @@ _TIMEOUT_S = 30.0
 @artifacts_option
 @target_option
 @page_size_option
-@click.option("--page-token", default="", show_envvar=True, help="From the page before.")
+@click.option(
+    "--page-token", default="", show_envvar=True, help="Came with the page before; continues it."
+)
 @click.option(
     "--context",
     multiple=True,
@@ -61,13 +67,16 @@ _TIMEOUT_S = 30.0
     help="An item that the user just touched, oldest first. May be repeated.",
 )
 @exclude_option
-@click.option("--include-seen", is_flag=True, show_envvar=True, help="Also what the user has seen.")
+@click.option(
+    "--include-seen", is_flag=True, show_envvar=True, help="Recommend what the user has seen, too."
+)
 @attribute_option
 @click.option(
     "--arm",
     default="",
     show_envvar=True,
-    help="Arm of an experiment, from the server's configuration: it decides the ranker.",
+    metavar="NAME",
+    help="Arm of an experiment, one of `ranking.arms` in shortlist.yaml: it decides the ranker.",
 )
 @trace_option
 @json_option

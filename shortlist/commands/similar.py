@@ -48,7 +48,10 @@ def similar(
     trace: bool,
     as_json: bool,
 ) -> None:
-    """Show items like ITEM, most similar first; ITEM is an id as imported.
+    """Show items like ITEM, most similar first.
+
+    ITEM is an id as imported. Items are alike that the same people like, that read and are classed
+    alike, and that the models place near each other.
 
     \b
       shortlist similar i17 --workdir W

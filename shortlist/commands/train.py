@@ -52,7 +52,8 @@ class JobFailed(ShortlistError):
 def train(tier: str, workdir: Path, address: str | None) -> None:
     """Train a tier as a Ray job and publish its artifact.
 
-    TIER is retrieval, ranking, or all (the default: retrieval, then ranking on its candidates).
+    TIER is retrieval (every source, and the blend), ranking (every ranker, on retrieval's
+    candidates), or all, the default: one after the other. W/shortlist.yaml says what is on.
     Without --address the job brings its own Ray up on this machine and takes it down again.
 
     \b

@@ -60,7 +60,7 @@ def tune(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Search good parameters with Ray Tune and write them to W/shortlist.yaml.
+    """Look for better settings with Ray Tune, and write them to W/shortlist.yaml.
 
     TIER is retrieval, ranking, or all (the default). Each source and each ranker is tuned alone, on
     what was held out before the test part; the test part is never looked at. The current values

@@ -35,10 +35,20 @@ _COUNT = click.IntRange(1, 64)
     "it into a version of its own.",
 )
 @click.option(
-    "--replicas", type=_COUNT, default=1, show_default=True, show_envvar=True, help="Per shard."
+    "--replicas",
+    type=_COUNT,
+    default=1,
+    show_default=True,
+    show_envvar=True,
+    help="Processes for each shard.",
 )
 @click.option(
-    "--rankers", type=_COUNT, default=1, show_default=True, show_envvar=True, help="Rankers."
+    "--rankers",
+    type=_COUNT,
+    default=1,
+    show_default=True,
+    show_envvar=True,
+    help="Ranker processes.",
 )
 @click.option(
     "--orchestrators",
