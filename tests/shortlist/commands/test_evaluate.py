@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from shortlist.commands.evaluate import show_evaluation, show_summary
+from shortlist.commands.evaluate import _write_picture, show_evaluation, show_summary
 from shortlist.commands.terminal import Terminal
 
 SAMPLE = Path("tests/training/evaluation/sample.json")
@@ -73,3 +73,11 @@ def test_what_could_not_be_measured_says_why(result: dict[str, Any], terminal: T
     for reason in ("nobody has a history", "no new items", "nothing is new", "data has no times"):
         assert reason in shown
     assert "nDCG@20 ? (? to ?)" in shown
+
+
+def test_the_picture_goes_where_it_is_wanted(result: dict[str, Any], tmp_path: Path) -> None:
+    _write_picture(result, tmp_path / "new" / "evaluation.svg")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        "evaluation.svg",
+        "evaluation.png",
+    }
