@@ -170,6 +170,7 @@ class RankingConfig(_Section):
     # What an event of a head is worth, the business metric. Unset: the schema's event weights.
     head_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     value_weight: float = 0.0  # worth of a standard deviation of the predicted event value
+    requests: Positive = 30_000  # of the past that are learned from, at most
     group_size: Annotated[int, Field(ge=4)] = 100  # candidates drawn of each request's
     dcn: DcnConfig = DcnConfig()
     gbdt: GbdtConfig = GbdtConfig()

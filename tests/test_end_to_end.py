@@ -26,7 +26,7 @@ SHOP = Path("examples/shop")
 
 CONFIG = {
     "retrieval": {"two_tower": {"dim": 16, "epochs": 2}},
-    "ranking": {"epochs": 2, "hidden": [16, 8]},
+    "ranking": {"dcn": {"hidden": [16, 8], "epochs": 2}, "gbdt": {"trees": 20, "leaves": 7}},
     # Generous, so that a busy machine cannot make a page differ.
     "serving": {
         "retrieval_budget_ms": 20_000,

@@ -24,7 +24,6 @@ from training.windows import Window
 
 __all__ = ["Lesson", "build_table", "gather_lessons", "shared_sources"]
 
-_MOST_MOMENTS = 30_000
 _MOST_NUMBERS = 150_000_000  # float32 features of all lessons, which lie in memory
 _MOMENTS_A_CALL = 100
 
@@ -82,7 +81,7 @@ def gather_lessons(lesson: Lesson, lesson_ref: ray.ObjectRef, window: Window) ->
     todo = moments(
         lesson.dataset,
         window,
-        limit=min(_MOST_MOMENTS, _MOST_NUMBERS // numbers),
+        limit=min(lesson.config.ranking.requests, _MOST_NUMBERS // numbers),
         max_staleness_days=lesson.config.serving.max_staleness_days,
         seed=lesson.seed,
     )
