@@ -96,7 +96,7 @@ def tune(
     """
     dataset = Dataset.load(workdir / "dataset")
     config = Config.load(workdir / _CONFIG)
-    parts = parts_of(tier, config)
+    parts = parts_of(tier, config, has_time=dataset.has_time)
     seconds = seconds_of(parts, minutes)
     if any(part.tier == "ranking" for part in parts):
         ArtifactStore(workdir / "artifacts").open("backtest")  # before the first minute is spent

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from shortlist.errors import InvalidField
+from shortlist.places import coordinates_of
 from shortlist.tiers import AttributeValue
 
 __all__ = [
@@ -111,7 +112,7 @@ trace_option = click.option(
 
 def parse_context(pairs: tuple[str, ...]) -> dict[str, AttributeValue]:
     """`("device=phone", "hour=21", "tags=a,b")` -> values: a number where it reads as one, a
-    tuple of texts where it has commas. Raises `InvalidField` naming the pair."""
+    tuple of texts where it has commas, but coordinates stay one text. Raises `InvalidField` naming the pair."""
     context: dict[str, AttributeValue] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")
@@ -122,6 +123,8 @@ def parse_context(pairs: tuple[str, ...]) -> dict[str, AttributeValue]:
 
 
 def _value(text: str) -> AttributeValue:
+    if coordinates_of(text):  # `48.86,2.35` is one place, not a list
+        return text
     if "," in text:
         return tuple(part for part in text.split(",") if part)
     try:

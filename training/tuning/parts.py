@@ -8,7 +8,7 @@ search finds a good point among few parameters that matter, and none among many 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shortlist.config import Config
@@ -102,6 +102,7 @@ PARTS: tuple[Part, ...] = (
         0.40,
         dim=Among((32, 64, 128)),
         learning_rate=Between(0.005, 0.5),
+        set_learning_rate=Between(0.0005, 0.02),
         temperature=Between(0.02, 0.3),
         epochs=Among((3, 6, 12, 24)),
     ),
@@ -130,13 +131,31 @@ PARTS: tuple[Part, ...] = (
         learning_rate=Between(0.02, 0.2),
     ),
 )
+_OF_ORDERED_DATA = ("half_life_events", "learning_rate", "half_life_days")
+_OF_SETS = ("set_learning_rate",)
 _TIER_SHARES = {"retrieval": 0.6, "ranking": 0.4}
 
 
-def parts_of(tier: str, config: Config) -> tuple[Part, ...]:
-    """The parts of a tier, or of `all`, that the configuration has on."""
+def parts_of(tier: str, config: Config, *, has_time: bool) -> tuple[Part, ...]:
+    """The parts of a tier, or of `all`, that the configuration has on.
+
+    What is read of data with times, or without, is left out for the other.
+    """
     on = {*config.retrieval.asked, *config.ranking.models}
-    return tuple(part for part in PARTS if part.name in on and tier in (part.tier, "all"))
+    chosen = (part for part in PARTS if part.name in on and tier in (part.tier, "all"))
+    unread = _OF_SETS if has_time else _OF_ORDERED_DATA
+    parts = [
+        replace(
+            part,
+            parameters=tuple(
+                one
+                for one in part.parameters
+                if part.tier == "ranking" or one.path[-1] not in unread
+            ),
+        )
+        for part in chosen
+    ]
+    return tuple(part for part in parts if part.parameters)
 
 
 def seconds_of(parts: Sequence[Part], minutes: float) -> dict[str, float]:

@@ -19,3 +19,7 @@ def test_context_values_are_texts_numbers_or_lists() -> None:
 def test_a_context_that_is_no_pair_is_refused(pair: str) -> None:
     with pytest.raises(InvalidField, match="NAME=VALUE"):
         parse_context((pair,))
+
+
+def test_coordinates_of_a_place_stay_one_text() -> None:
+    assert parse_context(("home=48.86,2.35",)) == {"home": "48.86,2.35"}

@@ -57,18 +57,21 @@ def test_a_tier_has_its_own_parts_and_only_those_that_are_on() -> None:
     config = Config.model_validate(
         {"retrieval": {"quotas": {"mf": 0}}, "ranking": {"models": ["gbdt", "linear"]}}
     )
-    names = {tier: [part.name for part in parts_of(tier, config)] for tier in ("retrieval", "all")}
+    names = {
+        tier: [part.name for part in parts_of(tier, config, has_time=True)]
+        for tier in ("retrieval", "all")
+    }
     assert names["retrieval"] == ["cooccurrence", "two_tower", "popular"]
     assert names["all"] == ["cooccurrence", "two_tower", "popular", "gbdt"]
 
 
 def test_the_time_is_divided_by_shares_and_none_is_left() -> None:
     for tier in ("retrieval", "ranking", "all"):
-        parts = parts_of(tier, Config())
+        parts = parts_of(tier, Config(), has_time=True)
         seconds = seconds_of(parts, 10)
         assert sum(seconds.values()) == pytest.approx(600)
         assert all(value > 0 for value in seconds.values())
-    assert seconds_of(parts_of("ranking", Config()), 10)["dcn"] == pytest.approx(390)
+    assert seconds_of(parts_of("ranking", Config(), has_time=True), 10)["dcn"] == pytest.approx(390)
 
 
 def test_the_document_names_every_part_and_parameter(checkout: Path) -> None:
@@ -76,3 +79,18 @@ def test_the_document_names_every_part_and_parameter(checkout: Path) -> None:
     for part in PARTS:
         assert f"| `{part.name}` | {100 * part.share:.0f} % |" in text
         assert [one.name for one in part.parameters if f"`{one.name}`" not in text] == []
+
+
+def test_parameters_that_the_data_leaves_unread_are_not_tuned() -> None:
+    def names(*, has_time: bool) -> set[str]:
+        parts = parts_of("all", Config(), has_time=has_time)
+        return {f"{part.name}.{one.path[-1]}" for part in parts for one in part.parameters}
+
+    timed, timeless = names(has_time=True), names(has_time=False)
+    assert timed - timeless == {
+        "cooccurrence.half_life_events",
+        "two_tower.learning_rate",
+        "popular.half_life_days",
+    }
+    assert timeless - timed == {"two_tower.set_learning_rate"}
+    assert "gbdt.learning_rate" in timed & timeless
