@@ -31,6 +31,7 @@ __all__ = ["demo"]
 NEW_USER = "somebody-new"
 _SHOWN_HISTORY = 5
 _EVALUATED = 500  # held-out users: enough for a first look
+_EVALUATED_FAST = 150
 _COUNT = click.IntRange(10, 10_000_000)
 
 
@@ -86,7 +87,8 @@ def demo(
         terminal.err.rule(f"training {tier}")
         run_job_here(tier, workdir)
     show_versions(workdir, terminal)
-    show_summary(measure(workdir, terminal, users=_EVALUATED), terminal)
+    evaluated = _EVALUATED_FAST if fast else _EVALUATED
+    show_summary(measure(workdir, terminal, users=evaluated), terminal)
     _show_pages(workdir, terminal)
     terminal.out.print(f"[green]✓[/] The whole demo took {time.monotonic() - started:.0f} s.")
     terminal.out.print(f"Next: shortlist up --workdir {workdir}", soft_wrap=True)

@@ -112,7 +112,10 @@ trace_option = click.option(
 
 def parse_context(pairs: tuple[str, ...]) -> dict[str, AttributeValue]:
     """`("device=phone", "hour=21", "tags=a,b")` -> values: a number where it reads as one, a
-    tuple of texts where it has commas, but coordinates stay one text. Raises `InvalidField` naming the pair."""
+    tuple of texts where it has commas, but coordinates stay one text.
+
+    Raises `InvalidField` naming the pair.
+    """
     context: dict[str, AttributeValue] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -360,12 +362,28 @@ def test_data_without_a_positive_interaction_is_refused_and_the_old_version_stay
 
 def test_a_run_that_cannot_publish_both_versions_promotes_neither(trained_copy: Path) -> None:
     store = ArtifactStore(trained_copy / "artifacts")
-    before = store.current("backtest")
-    shutil.rmtree(trained_copy / "artifacts" / "retrieval")
-    (trained_copy / "artifacts" / "retrieval").touch()  # no folder can be made there
-    done, left = run("training.retrieval", trained_copy)
+    before = {tier: store.current(tier) for tier in TIERS}
+    small = dict.fromkeys(SOURCES, 0) | {"two_tower": 50, "popular": 50}
+    tower = {"dim": 8, "epochs": 1}
+    config = {"retrieval": {"quotas": small, "guaranteed": small, "two_tower": tower}}
+    Config.model_validate(config).save(trained_copy / "shortlist.yaml")
+    with ThreadPoolExecutor(1) as pool:
+        blocked = pool.submit(_keep_from_publishing, trained_copy / "artifacts" / "retrieval")
+        done, left = run("training.retrieval", trained_copy)
+        blocked.result()
     assert done.returncode == 1
-    assert "FileExistsError" in done.stderr
+    assert "IsADirectoryError" in done.stderr
     assert left == []
     assert len(store.versions("backtest")) == 2
-    assert store.current("backtest") == before
+    assert store.versions("retrieval") == [before["retrieval"]]
+    assert {tier: store.current(tier) for tier in TIERS} == before
+
+
+def _keep_from_publishing(home: Path) -> None:
+    """As soon as a job writes a version there, nobody can take the lock to give it a name."""
+    deadline = time.monotonic() + 120
+    while not any(home.glob(".staging-*")):
+        assert time.monotonic() < deadline, "no job has begun to write a version"
+        time.sleep(0.02)
+    (home / ".lock").unlink()
+    (home / ".lock").mkdir()
