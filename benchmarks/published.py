@@ -78,8 +78,8 @@ def main(
     """Run a published protocol and print our figures beside those of papers.
 
     \b
-      python -m benchmarks.published gowalla --source ../shared/data/gowalla
-      python -m benchmarks.published gowalla --source ../shared/data/gowalla --json | jq .systems
+      python -m benchmarks.published gowalla --source FOLDER
+      python -m benchmarks.published gowalla --source FOLDER --json | jq .systems
     """
     if (source is None) != measure_only or (measure_only and workdir is None):
         raise click.UsageError("give --source, or else --measure-only with --workdir")
