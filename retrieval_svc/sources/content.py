@@ -22,10 +22,13 @@ _UNIT_TOLERANCE = 1e-3
 class ContentTaste:
     """What a user likes, as a direction in the space of contents."""
 
-    def __init__(self, recency: Recency, keys: Keys, vectors: Floats) -> None:
+    def __init__(
+        self, recency: Recency, keys: Keys, vectors: Floats, everybody: Floats | None = None
+    ) -> None:
         self._recency = recency
         self._keys = keys  # uint64 [N], ascending
         self._vectors = vectors  # float32 [N, d], unit length or zero
+        self._everybody = everybody  # float32 [d], the taste of whom nothing is known of
 
     @classmethod
     def open(cls, view: SliceView) -> Self:
@@ -34,7 +37,15 @@ class ContentTaste:
             raise ArtifactCorrupt(
                 f"{view.shared_path('vectors')}: {len(vectors)} rows for {len(keys)} keys"
             )
-        return cls(Recency.of(view), keys, vectors)
+        everybody = None
+        if "everybody" in view.shared.arrays:
+            everybody = view.array("everybody", np.float32)
+            if everybody.shape != vectors.shape[1:]:
+                raise ArtifactCorrupt(
+                    f"{view.shared_path('everybody')}: {len(everybody)} dimensions, "
+                    f"not the {vectors.shape[1]} of the vectors"
+                )
+        return cls(Recency.of(view), keys, vectors, everybody)
 
     @property
     def dim(self) -> int:
@@ -43,15 +54,16 @@ class ContentTaste:
     def of(self, history: History) -> Floats | None:
         """float32 [d], the unit vector along the mean of the liked items' vectors.
 
-        None when no liked item has content, or the items have nothing in common.
+        When no liked item has content, or they have nothing in common, what everybody likes now;
+        None where that is not known.
         """
         liked = self._recency.liked(history)
         rows, known = rows_of(self._keys, liked.keys)
         if not known.any():
-            return None
+            return self._everybody
         mean = liked.shares[known] @ self._vectors[rows[known]].astype(np.float64)
         length = float(np.linalg.norm(mean))
-        return (mean / length).astype(np.float32) if length > 1e-9 else None
+        return (mean / length).astype(np.float32) if length > 1e-9 else self._everybody
 
 
 class ContentSource:

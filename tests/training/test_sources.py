@@ -253,6 +253,16 @@ def test_many_terms_are_reduced_and_keep_what_is_near() -> None:
     assert cosines[~same].mean() < 0.1
 
 
+def test_the_taste_of_everybody_points_at_what_is_liked() -> None:
+    kinds = ("categorical", ["a", "a", "b", "b", "c", "c"])
+    dataset = tiny_dataset([0, 1, 2, 3], [2, 3, 2, 0], items=6, item_features={"kind": kinds})
+    source = trained("content", lesson_on(dataset, content={"dim": 4}))
+    everybody, vectors = source.shared.arrays["everybody"], source.data.columns["vectors"]
+    assert np.linalg.norm(everybody) == pytest.approx(1, abs=1e-5)
+    liked, little, never = (vectors[row] @ everybody for row in (3, 1, 5))
+    assert liked > little > never
+
+
 # --- popularity ---
 
 

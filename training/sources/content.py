@@ -6,6 +6,8 @@ Tropp, SIAM Review 2011). It needs no interaction, so it knows an item from its 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
@@ -13,6 +15,7 @@ import scipy.sparse as sp
 from retrieval_svc.source_data import SharedData, SourceData
 from shortlist.features import Encoded, FeatureEncoder
 from training.encoding import entity_columns
+from training.item_statistics import decayed_counts
 from training.sources.base import Absent, Floats, SourceLesson, TrainedSource
 
 __all__ = ["train"]
@@ -36,16 +39,28 @@ def train(lesson: SourceLesson) -> TrainedSource | Absent:
     known = np.flatnonzero(vectors.any(axis=1))
     if len(known) == 0:
         return Absent(name=NAME, reason="no two items share a word or value")
+    arrays: dict[str, npt.NDArray[Any]]
+    arrays = {"keys": dataset.item_keys[known], "vectors": vectors[known]}
+    if (everybody := _everybody(lesson, vectors)) is not None:
+        arrays["everybody"] = everybody
     return TrainedSource(
         name=NAME,
         data=SourceData(columns={"vectors": vectors}),
         shared=SharedData(
-            arrays={"keys": dataset.item_keys[known], "vectors": vectors[known]},
+            arrays=arrays,
             settings=lesson.history,
         ),
         index_column="vectors",
         notes={"items": len(known), "dim": vectors.shape[1], "terms": described.shape[1]},
     )
+
+
+def _everybody(lesson: SourceLesson, vectors: Floats) -> Floats | None:
+    """float32 [dim], unit length: the mean of what is liked now; None where it is nothing."""
+    counts = decayed_counts(lesson.dataset, lesson.rows, lesson.as_of_ms, lesson.half_life_ms)
+    mean = counts @ vectors
+    length = float(np.linalg.norm(mean))
+    return (mean / length).astype(np.float32) if length > _LEAST else None
 
 
 def _described(encoder: FeatureEncoder, encoded: Encoded) -> sp.csr_matrix:

@@ -15,6 +15,8 @@ VECTORS = floats([[1, 0], [0, 1], [-1, 0], [0, 0], [0.6, 0.8], [0.8, 0.6]])
 def content(**changes: Any) -> SliceView:
     columns = {"vectors": changes.pop("column", VECTORS)}
     arrays = {"keys": KEYS, "vectors": changes.pop("shared", VECTORS)}
+    if "everybody" in changes:
+        arrays["everybody"] = changes.pop("everybody")
     return view_of("content", columns=columns, arrays=arrays, **changes)
 
 
@@ -40,6 +42,13 @@ def test_items_with_nothing_in_common_make_no_taste() -> None:
     assert ask(open_source(content()), [0, 2]) == {}
 
 
+def test_whose_taste_is_not_known_is_taken_to_like_what_everybody_likes() -> None:
+    source = open_source(content(everybody=floats([0, 1])))
+    expected = pytest.approx({row: VECTORS[row, 1] for row in (1, 4, 5, 0, 2)}, abs=1e-6)
+    assert ask(source, []) == ask(source, [3]) == ask(source, [0, 2]) == expected
+    assert ask(source, [0])[0] == pytest.approx(1)
+
+
 def test_a_slice_of_which_nothing_is_said_proposes_nothing() -> None:
     assert ask(open_source(content(column=np.zeros((3, 2), np.float32))), [0]) == {}
 
@@ -60,3 +69,8 @@ def test_vectors_of_another_length_are_refused() -> None:
 def test_files_that_do_not_fit_together_are_refused_by_name(changes: Any, message: str) -> None:
     with pytest.raises(ArtifactCorrupt, match=rf"content/vectors\.npy: .*{message}"):
         open_source(content(**changes))
+
+
+def test_a_taste_of_everybody_of_another_length_is_refused() -> None:
+    with pytest.raises(ArtifactCorrupt, match=r"everybody\.npy: 3 dimensions, not the 2"):
+        open_source(content(everybody=floats([0, 1, 0])))
