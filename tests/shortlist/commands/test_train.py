@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -140,6 +141,8 @@ def cluster() -> Iterator[JobSubmissionClient]:
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
             *("--port=0", "--dashboard-port=0", f"--temp-dir={tmp}", "--num-cpus=1"),
             *("--include-dashboard=true", "--disable-usage-stats"),
+            # Another Ray on this machine may hold the usual port, and then no job ever starts.
+            f"--dashboard-agent-listen-port={_free_port()}",
         ],
         env=child_environment(private_ray(Path(tmp))),
         stdout=subprocess.PIPE,
@@ -156,6 +159,12 @@ def cluster() -> Iterator[JobSubmissionClient]:
             os.killpg(head.pid, signal.SIGKILL)
         head.communicate()
         _remove(Path(tmp))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def _job_server(head: subprocess.Popen[str]) -> str:
