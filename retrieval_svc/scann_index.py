@@ -109,6 +109,8 @@ class ScannIndex:
         wanted = min(k, self.settings.items - len(exclude))
         if wanted <= 0:
             return NO_ROWS, np.empty(0, np.float32)
+        if len(exclude) > self.settings.items // 2:  # to look at nearly everything is slower
+            return self._exact.search(query, k, exclude)
         rows = nearest(self._searcher, self.settings, query, wanted + len(exclude))
         rows = rows[kept(rows, exclude)]
         if len(rows) < wanted:  # the leaves searched hold too few
