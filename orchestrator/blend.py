@@ -17,7 +17,7 @@ import numpy.typing as npt
 from orchestrator.stages import Counts, Draft
 from shortlist.tiers import Candidates, Floats, Keys, SourceCandidates
 
-__all__ = ["Blend", "blend"]
+__all__ = ["Blend", "blend", "fit_guarantees"]
 
 Rows = npt.NDArray[np.intp]
 
@@ -63,7 +63,9 @@ def blend(
     kept = np.arange(len(keys))
     sure = np.zeros(len(keys), np.bool_)
     if len(keys) > limit:
-        for rows, count in zip(rows_of, _fitting(proposals, limit, guaranteed), strict=True):
+        promised = [guaranteed.get(one.source, 0) for one in proposals]
+        counts = fit_guarantees(promised, [len(rows) for rows in rows_of], limit)
+        for rows, count in zip(rows_of, counts, strict=True):
             sure[rows[:count]] = True
         # Only what can be among the best is sorted: a tenth, where ten sources hardly agree.
         least = np.partition(fused, len(fused) - limit)[len(fused) - limit]
@@ -109,11 +111,12 @@ def _fused_scores(
     return fused.astype(np.float32)
 
 
-def _fitting(
-    proposals: Sequence[SourceCandidates], limit: int, guaranteed: Mapping[str, int]
-) -> list[int]:
-    """Of each source, how many of its first candidates are sure of a place."""
-    wanted = [min(guaranteed.get(one.source, 0), len(one.keys)) for one in proposals]
+def fit_guarantees(guaranteed: Sequence[int], proposed: Sequence[int], limit: int) -> list[int]:
+    """Of each source, how many of its first candidates are sure of a place among `limit`.
+
+    `guaranteed` is what each source was promised, `proposed` how many candidates it has.
+    """
+    wanted = list(map(min, guaranteed, proposed))
     scale = min(1.0, _MOST_GUARANTEED * limit / max(1, sum(wanted)))
     return [int(scale * count) for count in wanted]
 

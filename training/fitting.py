@@ -89,7 +89,7 @@ def fit_network(
     parity = check_parity(
         name, folder, builder, samples, [canonical.score(rows).columns for rows in samples]
     )
-    check = _check_groups(groups, held_out)
+    check = groups.checked(seed)
     outputs = model.predict(check)
     return Fitted(
         held_out=outputs,
@@ -126,17 +126,12 @@ def fit_trees(
     samples = _real_rows(groups, builder, seed)
     truths = [boosted.predict(rows.numeric) for rows in samples]
     parity = check_parity(name, folder, builder, samples, truths, engines=("onnx", "numpy"))
-    check = _check_groups(groups, held_out)
+    check = groups.checked(seed)
     outputs = boosted.predict_groups(check)
     return Fitted(
         held_out=outputs,
         metrics={**judge(outputs, check, rewards), "trees": len(trees.root), "parity": parity},
     )
-
-
-def _check_groups(groups: Groups, held_out: npt.NDArray[np.bool_]) -> Groups:
-    """The held-out requests; all where there are too few users to hold any out."""
-    return groups.take(np.flatnonzero(held_out)) if held_out.any() else groups
 
 
 def _real_rows(groups: Groups, builder: FeatureBuilder, seed: int) -> list[FeatureRows]:

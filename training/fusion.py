@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.blend import fit_guarantees
 from shortlist.tiers import SourceCandidates
 from training.sources.base import add_up
 
@@ -41,7 +42,6 @@ _PRIOR = {  # of too few users: sources that know the person first, rails behind
 _ASIDE = 1e-4  # weight of the others when one source orders alone
 _STEPS = ((1 / 8, 1 / 2, 2.0, 8.0), (1 / 3, 1 / 1.5, 1.5, 3.0), (1 / 1.5, 1 / 1.2, 1.2, 1.5))
 _OFFSETS = (1.0, 3000.0)
-_MOST_GUARANTEED = 0.5  # as the blend has it
 
 
 _NO_KEYS = np.empty(0, np.uint64)
@@ -255,10 +255,10 @@ def _sure(
     """bool [n]: what the blend holds whatever its score; see `orchestrator.blend`."""
     if ranks.shape[1] <= limit:
         return np.zeros(ranks.shape[1], np.bool_)
-    wanted = np.minimum(guaranteed, (ranks >= 0).sum(axis=1))
-    scale = min(1.0, _MOST_GUARANTEED * limit / max(1, int(wanted.sum())))
-    counts = (scale * wanted).astype(np.int64)
-    return ((ranks >= 0) & (ranks < counts[:, None])).any(axis=0)
+    counts = fit_guarantees(guaranteed, (ranks >= 0).sum(axis=1).tolist(), limit)
+    sure: npt.NDArray[np.bool_]
+    sure = np.any((ranks >= 0) & (ranks < np.array(counts)[:, None]), axis=0)
+    return sure
 
 
 def _plain_orders(names: Sequence[str]) -> dict[str, Fusion]:

@@ -46,6 +46,11 @@ class Groups:
         chosen = np.random.default_rng(seed).permutation(users)[: round(len(users) * _HELD_OUT)]
         return np.isin(self.user, chosen)
 
+    def checked(self, seed: int) -> Groups:
+        """The held-out requests; all where there are too few users to hold any out."""
+        held_out = self.held_out(seed)
+        return self.take(np.flatnonzero(held_out)) if held_out.any() else self
+
     def take(self, rows: npt.NDArray[np.int64]) -> Groups:
         return Groups(**{name: getattr(self, name)[rows] for name in self.__slots__})
 

@@ -24,7 +24,7 @@ from training.histories import UserRows, history_of, user_attributes
 from training.rewards import Rewards
 from training.windows import Window
 
-__all__ = ["Moment", "Proposer", "lessons", "moments", "relevant_rows", "user_at"]
+__all__ = ["Moment", "Proposer", "lessons", "moments", "relevant_rows", "user_at", "users_at"]
 
 Booleans = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -141,10 +141,8 @@ def lessons(
     """
     rng = np.random.default_rng(seed)
     size = config.ranking.group_size
-    attributes = user_attributes(dataset, [moment.user for moment in todo])
     groups = []
-    for moment, about in zip(todo, attributes, strict=True):
-        user = user_at(dataset, moment, about)
+    for moment, user in zip(todo, users_at(dataset, todo), strict=True):
         candidates = proposer.propose(user)
         labels, values = rewards.labels(dataset, moment.next, candidates.keys)
         liked: Booleans = np.any(labels > 0, axis=1)
@@ -155,6 +153,12 @@ def lessons(
             answers = _Answers(labels[rows], labels[rows] @ rewards.weights, values[rows], mass)
             groups.append(_group(features, builder, answers, size, moment.user))
     return Groups.concatenate(groups) if groups else None
+
+
+def users_at(dataset: Dataset, todo: Sequence[Moment]) -> list[UserContext]:
+    """`user_at` each moment, with the attributes that the data has."""
+    attributes = user_attributes(dataset, [moment.user for moment in todo])
+    return [user_at(dataset, moment, about) for moment, about in zip(todo, attributes, strict=True)]
 
 
 def user_at(

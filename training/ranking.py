@@ -173,8 +173,7 @@ def _fit_ensemble(
     outputs: dict[str, npt.NDArray[np.float32]],
     folder: Path,
 ) -> dict[str, Any]:
-    held_out = groups.held_out(lesson.seed)
-    check = groups.take(np.flatnonzero(held_out)) if held_out.any() else groups
+    check = groups.checked(lesson.seed)
     mixture: Mixture = fit_mixture(outputs, check, lesson.rewards)
     home = model_folder(folder, Ensemble.name)
     home.mkdir(parents=True)

@@ -35,8 +35,9 @@ from shortlist.tiers import UserContext
 from training.dataset import Dataset
 from training.fusion import LearnedFusion, Proposed, learn_fusion
 from training.half_life import choose_half_life, recency_half_life
-from training.histories import user_attributes, user_histories
-from training.lessons import Moment, Proposer, moments, relevant_rows, user_at
+from training.histories import user_histories
+from training.job_options import JOB_CONTEXT, job_options
+from training.lessons import Moment, Proposer, moments, relevant_rows, users_at
 from training.metrics import ndcg
 from training.ray_session import cores_of_a_node, new_board, ray_session, wait_for
 from training.shards import TOWER_SOURCE, Writer, read_slices, reshard, sources_of
@@ -54,7 +55,6 @@ _JUDGES = 1000  # users who decide how long to train
 _JUDGED_DEPTH = 100
 _TUNING_QUERIES = 256  # real user vectors that the two-tower's index is tuned on
 _FUSION_USERS = 800
-_FUSION_USERS_A_TASK = 100
 _THREADED = ("mf",)  # sources whose training has threads of its own
 
 
@@ -308,7 +308,7 @@ def _judge(dataset: Dataset, window: Window, seed: int) -> Callable[[TwoTower], 
     todo = moments(dataset, window, limit=_JUDGES, max_staleness_days=0, seed=seed, first_only=True)
     if not todo:
         return None
-    users = _users_at(dataset, todo)
+    users = users_at(dataset, todo)
 
     def score(model: TwoTower) -> float:
         index = BruteForceIndex(model.item_vectors)
@@ -321,11 +321,6 @@ def _judge(dataset: Dataset, window: Window, seed: int) -> Callable[[TwoTower], 
         return float(np.mean(gains)) if gains else 0.0
 
     return score
-
-
-def _users_at(dataset: Dataset, todo: Sequence[Moment]) -> list[UserContext]:
-    attributes = user_attributes(dataset, [moment.user for moment in todo])
-    return [user_at(dataset, moment, about) for moment, about in zip(todo, attributes, strict=True)]
 
 
 @ray.remote(num_cpus=1)
@@ -374,9 +369,9 @@ def _learn_fusion(build: _Build, lesson: _Lesson, lesson_ref: ray.ObjectRef) -> 
         if relevant_rows(lesson.dataset, moment)
     ][:_FUSION_USERS]
     board, meta = new_board(), build.meta()
-    chunks = [
-        todo[at : at + _FUSION_USERS_A_TASK] for at in range(0, len(todo), _FUSION_USERS_A_TASK)
-    ]
+    # Each task opens the version anew, so there is one a core.
+    size = -(-len(todo) // cores_of_a_node()) or 1
+    chunks = [todo[at : at + size] for at in range(0, len(todo), size)]
     tasks = [_propose.remote(lesson_ref, meta, str(build.folder), chunk) for chunk in chunks]
     proposed = [one for chunk in wait_for(tasks, board, "blend") for one in chunk]
     learned = _fit_fusion.remote(lesson_ref, tuple(build.present), proposed)
@@ -402,7 +397,7 @@ def _propose(
             proposer.sources(user, quotas),
             keys[sorted(relevant_rows(lesson.dataset, moment))],
         )
-        for moment, user in zip(todo, _users_at(lesson.dataset, todo), strict=True)
+        for moment, user in zip(todo, users_at(lesson.dataset, todo), strict=True)
     ]
 
 
@@ -431,15 +426,8 @@ def current_or_none(store: ArtifactStore, tier: str) -> str | None:
         return None
 
 
-@click.command(context_settings={"auto_envvar_prefix": "SHORTLIST", "show_default": True})
-@click.option(
-    "--workdir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="Where `shortlist import` put the data set; artifacts are published below it.",
-)
-@click.option("--address", help="A Ray cluster; default: the enclosing job's, or a private one.")
-@click.option("--seed", default=0, help="Makes training repeatable.")
+@click.command(context_settings=JOB_CONTEXT)
+@job_options("Where `shortlist import` put the data set; artifacts are published below it.")
 def main(workdir: Path, address: str | None, seed: int) -> None:
     """Train the retrieval tier and promote the new version."""
     run_job(lambda: train(workdir, address=address, seed=seed))

@@ -169,17 +169,19 @@ class _Examples:
         self._batch = min(config.batch_size, len(rows))
         self._seed = seed
         self.clicks = np.bincount(self._item, minlength=dataset.n_items)
-        self._sequences = UserSequences(self._user, length=config.history_length)
-        self._sets = UserSets(
-            self._user,
-            self._item,
-            self._event_weight,
-            items=dataset.n_items,
-            users_a_step=_USERS_A_STEP,
-            negatives=_UNIFORM_NEGATIVES,
-        )
-        sequence_steps, set_steps = len(rows) // self._batch, self._sets.steps * _TIMES_AROUND
-        self.steps = sequence_steps if dataset.has_time else set_steps
+        if dataset.has_time:
+            self._sequences = UserSequences(self._user, length=config.history_length)
+            self.steps = len(rows) // self._batch
+        else:
+            self._sets = UserSets(
+                self._user,
+                self._item,
+                self._event_weight,
+                items=dataset.n_items,
+                users_a_step=_USERS_A_STEP,
+                negatives=_UNIFORM_NEGATIVES,
+            )
+            self.steps = self._sets.steps * _TIMES_AROUND
 
     def batches(self, epoch: int) -> Iterator[dict[str, tf.Tensor]]:
         """One epoch in random order; a last batch that is not full is left out."""

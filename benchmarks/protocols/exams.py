@@ -17,8 +17,7 @@ from shortlist.errors import ArtifactRefused
 from shortlist.ids import key_of, keys_of
 from shortlist.tiers import History, UserContext
 from training.dataset import Dataset
-from training.histories import user_attributes
-from training.lessons import Moment, moments, relevant_rows, user_at
+from training.lessons import Moment, moments, relevant_rows, users_at
 from training.windows import test_window
 
 __all__ = ["Exam", "RatingExam", "exams_of", "rating_exams_of"]
@@ -86,11 +85,10 @@ def _users(dataset: Dataset, workdir: Path) -> list[tuple[Moment, str, UserConte
         seed=0,
         first_only=True,
     )
-    attributes = user_attributes(dataset, [moment.user for moment in todo])
     user_ids = dataset.user_ids  # put together anew each time it is asked for
     return [
-        (moment, str(user_ids[moment.user].as_py()), user_at(dataset, moment, about))
-        for moment, about in zip(todo, attributes, strict=True)
+        (moment, str(user_ids[moment.user].as_py()), user)
+        for moment, user in zip(todo, users_at(dataset, todo), strict=True)
     ]
 
 

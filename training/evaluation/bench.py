@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from orchestrator.blend import blend
 from orchestrator.fanout import join_cards, merge_sources
+from orchestrator.minimums import needed
 from orchestrator.slate import Minimum, choose
 from ranking_svc.features import FeatureRows
 from ranking_svc.models import Model, Outputs, combine, model_folder
@@ -37,8 +38,6 @@ from shortlist.tiers import (
 __all__ = ["Bench", "Rankers", "Scored", "Shards", "SlateRules", "ordered"]
 
 Floats = npt.NDArray[np.float32]
-
-_SPARE = 3  # places looked at for each that a minimum needs, as `orchestrator.minimums` does
 
 
 class Shards:
@@ -204,13 +203,12 @@ class Bench:
         minimums: Mapping[str, int],
     ) -> npt.NDArray[np.intp]:
         """The first `head` places, and more of the sources that have a minimum."""
-        rest = order[head:]
-        wanted = np.zeros(len(rest), np.bool_)
-        for name, least in self._of_present(minimums).items():
-            mine = scored.sources[list(self.quotas).index(name)]
-            missing = _SPARE * least - np.count_nonzero(mine[order[:head]])
-            wanted[np.flatnonzero(mine[rest])[: max(0, missing)]] = True
-        return np.concatenate([order[:head], rest[wanted]])
+        names = list(self.quotas)
+        proposed = {
+            name: scored.sources[names.index(name)][order] for name in self._of_present(minimums)
+        }
+        promoted = needed(proposed, minimums, head, len(order))
+        return np.concatenate([order[:head], order[promoted]])
 
     def _choose(
         self,

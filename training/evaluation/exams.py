@@ -12,8 +12,7 @@ from shortlist.config import Config
 from shortlist.errors import ArtifactRefused
 from shortlist.tiers import Keys, UserContext
 from training.dataset import Dataset
-from training.histories import user_attributes
-from training.lessons import moments, relevant_rows, user_at
+from training.lessons import moments, relevant_rows, users_at
 from training.windows import Window
 
 __all__ = ["Exam", "exams_of", "sample"]
@@ -54,15 +53,14 @@ def exams_of(
         seed=seed,
         first_only=True,
     )
-    attributes = user_attributes(dataset, [moment.user for moment in todo])
     exams = []
-    for moment, about in zip(todo, attributes, strict=True):
+    user_ids = dataset.user_ids  # put together anew each time it is asked for
+    for moment, user in zip(todo, users_at(dataset, todo), strict=True):
         if relevant := relevant_rows(dataset, moment):
-            user = user_at(dataset, moment, about)
             newest = user.history.last(config.serving.history_length)
             exams.append(
                 Exam(
-                    user_id=dataset.user_ids[moment.user].as_py(),
+                    user_id=user_ids[moment.user].as_py(),
                     user=replace(user, history=newest),
                     seen=np.unique(user.history.keys),
                     known_events=len(user.history),

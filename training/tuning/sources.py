@@ -18,8 +18,7 @@ from shortlist.errors import ArtifactRefused
 from shortlist.tiers import UserContext
 from training.dataset import Dataset
 from training.half_life import choose_half_life, recency_half_life
-from training.histories import user_attributes
-from training.lessons import moments, relevant_rows, user_at
+from training.lessons import moments, relevant_rows, users_at
 from training.metrics import ndcg, recall
 from training.sources import TRAINERS, Absent, SourceLesson, TrainedSource
 from training.tuning.parts import Part, Values, with_values
@@ -88,14 +87,13 @@ def _exams(dataset: Dataset, window: Window, config: Config, seed: int) -> tuple
         seed=seed,
         first_only=True,
     )
-    attributes = user_attributes(dataset, [moment.user for moment in todo])
     return tuple(
         Exam(
-            user=user_at(dataset, moment, about),
+            user=user,
             seen=np.unique(dataset.events.item[moment.known]).astype(np.int64),
             relevant=relevant,
         )
-        for moment, about in zip(todo, attributes, strict=True)
+        for moment, user in zip(todo, users_at(dataset, todo), strict=True)
         if (relevant := relevant_rows(dataset, moment))
     )
 
@@ -118,8 +116,6 @@ class SourceObjective:
 
 def _trained(name: str, lessons: SourceLessons, config: Config) -> TrainedSource:
     dataset, window = lessons.dataset, lessons.window
-    if name == "popular" and not dataset.has_time:
-        raise ArtifactRefused("the data has no times, so that nothing fades")
     trained = TRAINERS[name](
         SourceLesson(
             dataset=dataset,
