@@ -16,7 +16,7 @@ from shortlist.commands.evaluate import measure, show_summary
 from shortlist.commands.import_data import import_into, show_import
 from shortlist.commands.options import EXISTING_FOLDER, workdir_option
 from shortlist.commands.pages import show_page
-from shortlist.commands.recommend import page_from_server
+from shortlist.commands.recommend import ask_for_page
 from shortlist.commands.terminal import Terminal
 from shortlist.commands.train import TIERS, run_job_here, show_versions
 from shortlist.config import Config
@@ -147,7 +147,7 @@ async def _pages_over_grpc(workdir: Path, users: tuple[str, ...], terminal: Term
         target = system.children[0].address
         terminal.err.print(f"[green]✓[/] Serving at {target}")
         for user in users:
-            page = await page_from_server(target, PageRequest(user_id=user, trace=True))
+            page = await ask_for_page(PageRequest(user_id=user, trace=True), None, target)
             show_page(page, terminal.out, title=f"For {user}")
 
 

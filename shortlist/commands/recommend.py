@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from shortlist.commands.answering import answering
 from shortlist.commands.options import (
     artifacts_option,
     attribute_option,
@@ -22,12 +22,7 @@ from shortlist.commands.pages import page_document, show_page
 from shortlist.commands.terminal import Terminal
 from shortlist.page import Page, PageRequest, RecentEvent
 
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
-__all__ = ["page_from_server", "page_from_workdir", "recommend"]
-
-_TIMEOUT_S = 30.0
+__all__ = ["ask_for_page", "recommend"]
 
 
 @click.command()
@@ -124,37 +119,12 @@ def recommend(
     )
     terminal = Terminal(as_json=as_json)
     with terminal.only_json():
-        page = asyncio.run(_answer(request, workdir, target))
+        page = asyncio.run(ask_for_page(request, workdir, target))
     show_page(page, terminal.out, title=f"For {user or 'somebody new'}")
     terminal.emit(page_document(page))
 
 
-def _answer(
-    request: PageRequest, workdir: Path | None, target: str | None
-) -> Coroutine[None, None, Page]:
-    if target:
-        return page_from_server(target, request)
-    if workdir:
-        return page_from_workdir(workdir, request)
-    raise click.UsageError(
-        "give --target HOST:PORT, or --workdir FOLDER to answer without a server"
-    )
-
-
-async def page_from_server(target: str, request: PageRequest) -> Page:
-    """Ask the orchestrator at `target`. Raises what `shortlist.client` raises."""
-    from shortlist.client import AsyncClient
-
-    async with AsyncClient(target) as client:
-        return await client.recommend(request, timeout_s=_TIMEOUT_S)
-
-
-async def page_from_workdir(workdir: Path, request: PageRequest) -> Page:
-    """Run the whole pipeline in this process, on the workdir's current artifacts."""
-    from orchestrator.embedded import embedded
-
-    recommender = await embedded(workdir)
-    try:
+async def ask_for_page(request: PageRequest, workdir: Path | None, target: str | None) -> Page:
+    """One page, of the server at `target` or of the workdir. Raises what `answering` raises."""
+    async with answering(workdir, target) as recommender:
         return await recommender.recommend(request)
-    finally:
-        await recommender.close()

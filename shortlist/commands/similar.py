@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from shortlist.commands.answering import answering
 from shortlist.commands.options import (
     artifacts_option,
     attribute_option,
@@ -21,12 +21,7 @@ from shortlist.commands.pages import page_document, show_page
 from shortlist.commands.terminal import Terminal
 from shortlist.page import SimilarItems, SimilarRequest
 
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
 __all__ = ["similar"]
-
-_TIMEOUT_S = 30.0
 
 
 @click.command()
@@ -71,30 +66,8 @@ def similar(
     terminal.emit(page_document(items))
 
 
-def _answer(
+async def _answer(
     request: SimilarRequest, workdir: Path | None, target: str | None
-) -> Coroutine[None, None, SimilarItems]:
-    if target:
-        return _from_server(target, request)
-    if workdir:
-        return _from_workdir(workdir, request)
-    raise click.UsageError(
-        "give --target HOST:PORT, or --workdir FOLDER to answer without a server"
-    )
-
-
-async def _from_server(target: str, request: SimilarRequest) -> SimilarItems:
-    from shortlist.client import AsyncClient
-
-    async with AsyncClient(target) as client:
-        return await client.similar(request, timeout_s=_TIMEOUT_S)
-
-
-async def _from_workdir(workdir: Path, request: SimilarRequest) -> SimilarItems:
-    from orchestrator.embedded import embedded
-
-    recommender = await embedded(workdir)
-    try:
+) -> SimilarItems:
+    async with answering(workdir, target) as recommender:
         return await recommender.similar(request)
-    finally:
-        await recommender.close()
