@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "promote", "read_slices", "reshard", "run_job", "sources_of", "train"]
 
 Floats = npt.NDArray[np.float32]
+Parameters = Mapping[str, npt.NDArray[np.generic]]
 
 _JUDGES = 1000  # users who decide how long to train
 _JUDGED_DEPTH = 100
@@ -80,10 +81,10 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
         backtest = _Build("backtest", staged_past, past, lesson, ref)
         serving = _Build("retrieval", staged_present, present, lesson, ref)
         # The serving version's sources need nothing of the backtest, and keep the cores busy.
-        epochs = _train(backtest, and_sources_of=serving)
+        tower = _train(backtest, and_sources_of=serving)
         fusion = _learn_fusion(backtest, lesson, ref)
         # What was learned about how long to train holds for the version that serves.
-        _train(serving, epochs=epochs)
+        _train(serving, epochs=len(tower.losses), begin_with=_unfinished(tower, lesson))
         artifacts = [build.publish(fusion) for build in (backtest, serving)]
     # The ranker needs the two of one run, so neither serves before both are there.
     for artifact in artifacts:
@@ -112,6 +113,7 @@ class _Tower:
     encoder: UserEncoder
     vectors: Floats
     losses: tuple[float, ...]
+    parameters: Parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,10 +155,12 @@ class _Build:
             if self._lesson.retrieval.quotas[name]
         ]
 
-    def start_tower(self, board: Any, epochs: int | None) -> ray.ObjectRef:
+    def start_tower(
+        self, board: Any, epochs: int | None, begin_with: Parameters | None
+    ) -> ray.ObjectRef:
         """A task that gets all cores of its node."""
         task = _train_tower.options(num_cpus=cores_of_a_node())
-        return task.remote(self._ref, self.window, epochs, self.tier, board)
+        return task.remote(self._ref, self.window, epochs, begin_with, self.tier, board)
 
     def write_tower(self, tower: _Tower) -> None:
         """The user tower, and every slice's items, vectors and two-tower index."""
@@ -225,15 +229,29 @@ def _refuse_unlearnable(dataset: Dataset, window: Window) -> None:
         raise ArtifactRefused("no positive interaction to train on")
 
 
+def _unfinished(tower: _Tower, lesson: _Lesson) -> Parameters | None:
+    """What the serving version's tower begins with: the backtest's, if that was not done learning.
+
+    Then twice the epochs are not too many. Only without times: events in their order are learned
+    in few epochs, the newest last.
+    """
+    done = lesson.dataset.has_time or len(tower.losses) < lesson.retrieval.two_tower.epochs
+    return None if done else tower.parameters
+
+
 def _train(
-    build: _Build, *, epochs: int | None = None, and_sources_of: _Build | None = None
-) -> int:
+    build: _Build,
+    *,
+    epochs: int | None = None,
+    begin_with: Parameters | None = None,
+    and_sources_of: _Build | None = None,
+) -> _Tower:
     """Train the two-tower of `build`, and the sources of both unless it has them already.
 
-    Returns how many epochs were good; `epochs` says it beforehand.
+    The tower has as many losses as epochs were good; `epochs` says it beforehand.
     """
     board = new_board()
-    tower = build.start_tower(board, epochs)
+    tower = build.start_tower(board, epochs, begin_with)
     builds = [one for one in (build, and_sources_of) if one and not one.sources]
     started = [one.start_sources(board) for one in builds]
     every = [tower, *(task for tasks in started for task in tasks)]
@@ -241,7 +259,7 @@ def _train(
     for one, tasks in zip(builds, started, strict=True):
         one.sources, done = done[: len(tasks)], done[len(tasks) :]
     build.write_tower(trained)
-    return len(trained.losses)
+    return trained
 
 
 @ray.remote
@@ -283,7 +301,12 @@ def _write(trained: TrainedSource, lesson: _Lesson, folder: Path) -> _Written:
 
 @ray.remote
 def _train_tower(
-    lesson: _Lesson, window: Window, epochs: int | None, tier: str, board: Any
+    lesson: _Lesson,
+    window: Window,
+    epochs: int | None,
+    begin_with: Parameters | None,
+    tier: str,
+    board: Any,
 ) -> _Tower:
     from training.two_tower import train_two_tower  # TensorFlow: in this worker only
 
@@ -298,9 +321,15 @@ def _train_tower(
         recency_half_life_ms=recency_half_life(dataset, window.known),
         seed=lesson.seed,
         judge=_judge(dataset, window, lesson.seed),
+        begin_with=begin_with,
         progress=report,
     )
-    return _Tower(encoder=model.encoder, vectors=model.item_vectors, losses=model.losses)
+    return _Tower(
+        encoder=model.encoder,
+        vectors=model.item_vectors,
+        losses=model.losses,
+        parameters=model.parameters,
+    )
 
 
 def _judge(dataset: Dataset, window: Window, seed: int) -> Callable[[TwoTower], float] | None:

@@ -18,7 +18,7 @@ import os
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # before TensorFlow is imported anywhere
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +60,7 @@ class TwoTower:
     item_vectors: Floats  # float32 [n_items, dim], unit length, rows of Dataset.items
     encoder: UserEncoder
     losses: tuple[float, ...]  # mean training loss of each epoch
+    parameters: Arrays  # by name, as they were trained: another training may begin with them
 
 
 def train_two_tower(
@@ -70,6 +71,7 @@ def train_two_tower(
     recency_half_life_ms: float | None,
     seed: int = 0,
     judge: Callable[[TwoTower], float] | None = None,
+    begin_with: Mapping[str, npt.NDArray[np.generic]] | None = None,
     progress: Progress = lambda *_: None,
 ) -> TwoTower:
     """Train on the positive interactions among `rows`.
@@ -77,6 +79,8 @@ def train_two_tower(
     `recency_half_life_ms` halves an example's weight for each such span of age; None = all alike.
     `judge` is asked after each epoch how good the model is, and training ends with the last epoch
     that made it better; without one all epochs are run.
+    `begin_with` are the parameters of a model of the same items, users and configuration; those of
+    another shape are begun anew.
     Raises `ArtifactRefused` when there is nothing to learn from, when a weight or value is not
     finite, or when training diverged.
     """
@@ -87,6 +91,7 @@ def train_two_tower(
     tf.keras.utils.set_random_seed(seed)
     examples = _Examples(dataset, rows, config, recency_half_life_ms, seed)
     model = _TwoTowerModel(examples, config, seed)
+    model.begin_with(begin_with or {})
     steps = config.epochs * examples.steps
     model.compile(optimizer=_optimizer(config, steps, ordered=dataset.has_time))
     losses: list[float] = []
@@ -443,7 +448,26 @@ class _TwoTowerModel(tfrs.Model):
             ),
             has_time=examples.dataset.has_time,
         )
-        return TwoTower(item_vectors=vectors, encoder=encoder, losses=tuple(losses))
+        return TwoTower(
+            item_vectors=vectors,
+            encoder=encoder,
+            losses=tuple(losses),
+            parameters={name: variable.numpy() for name, variable in self._parameters().items()},
+        )
+
+    def begin_with(self, parameters: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        for name, variable in self._parameters().items():
+            if name in parameters and parameters[name].shape == tuple(variable.shape):
+                variable.assign(parameters[name])
+
+    def _parameters(self) -> dict[str, tf.Variable]:
+        item = {
+            "ids": self._ids,
+            "item_tokens": self._item_tokens,
+            "item_numeric": self._item_numeric,
+            "any_item": self._any_item,
+        }
+        return item | self._user_weights
 
 
 def _embed(table: tf.Tensor, tokens: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
