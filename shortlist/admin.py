@@ -8,12 +8,13 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import shortlist
 from shortlist.artifacts import check_version_name
 from shortlist.errors import ShortlistError
+from shortlist.tiers import LogPosition
 from shortlist.v1 import admin_pb2, admin_pb2_grpc
 
 __all__ = ["AdminServicer", "LoadedVersion", "TierStatus", "VersionedTier"]
@@ -30,6 +31,7 @@ class LoadedVersion:
     items: int  # that this process holds of it
     items_total: int  # over all shards of it
     watermark_ms: int  # newest event it was trained on
+    log: LogPosition = field(default_factory=LogPosition)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,8 @@ def _versions_to_proto(versions: Sequence[LoadedVersion]) -> list[admin_pb2.Load
             items=one.items,
             watermark_ms=one.watermark_ms,
             items_total=one.items_total,
+            log_sequence=one.log.sequence,
+            lag_ms=one.log.lag_ms,
         )
         for one in versions
     ]

@@ -26,6 +26,7 @@ __all__ = [
     "RetrievalConfig",
     "ServingConfig",
     "SlateConfig",
+    "StoreConfig",
     "TwoTowerConfig",
 ]
 
@@ -203,6 +204,18 @@ class ServingConfig(_Section):
     drain_s: Annotated[float, Field(ge=0)] = 5.0
 
 
+class StoreConfig(_Section):
+    """Where events, profiles and the catalogue live, and how much of them is kept."""
+
+    url: str = ""  # redis://host:port/0; "" = SQLite, <workdir>/store.sqlite
+    history_length: Positive = 500  # newest events of a user
+    seen_length: Positive = 20_000  # items of a user that count as seen
+    impressions: Positive = 200  # newest of a user
+    retention_days: Annotated[float, Field(gt=0)] = 400.0  # older events leave the log
+    max_future_ms: NotNegative = 0  # a time further in the future is set to now
+    queue_events: Positive = 100_000  # that may wait to become durable; more are refused
+
+
 class Config(_Section):
     """The whole of `shortlist.yaml`."""
 
@@ -210,6 +223,7 @@ class Config(_Section):
     ranking: RankingConfig = RankingConfig()
     slate: SlateConfig = SlateConfig()
     serving: ServingConfig = ServingConfig()
+    store: StoreConfig = StoreConfig()
 
     @staticmethod
     def load(path: Path) -> Config:

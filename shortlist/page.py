@@ -56,7 +56,8 @@ class PageRequest:
     caps: Mapping[str, int] = field(default_factory=dict)  # feature -> most items a value
     sources: tuple[str, ...] = ()  # only these; () = all
     quotas: Mapping[str, int] = field(default_factory=dict)  # by source
-    filter: str = ""
+    filter: str = ""  # only items that match, see docs/filters.md
+    blocked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # feature -> values
     time_ms: int = 0  # the moment the page is for; 0 = now
     return_attributes: tuple[str, ...] = ()
     min_coverage: float = 0.0
@@ -90,6 +91,7 @@ class SimilarRequest:
     item_id: str
     page_size: int = 0  # 0 = the server's configuration
     exclude_item_ids: tuple[str, ...] = ()
+    filter: str = ""  # see PageRequest
     return_attributes: tuple[str, ...] = ()
     trace: bool = False
     request_id: str = ""
@@ -137,6 +139,7 @@ class DegradationReason(StrEnum):
     PROFILE_UNAVAILABLE = "PROFILE_UNAVAILABLE"
     CARDS_INCOMPLETE = "CARDS_INCOMPLETE"
     PAGE_UNDERFILLED = "PAGE_UNDERFILLED"
+    BEHIND = "BEHIND"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +161,8 @@ class Versions:
     software: str = ""
     ranker: str = ""  # the model that ordered the items; "none" = the blend's order, as asked for
     arm: str = ""  # the request's
+    log_sequence: int = 0  # of the change log, which every shard of the answer had reached
+    lag_ms: int = 0  # of the slowest of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from shortlist.errors import (
 from shortlist.serving import Overloaded
 from shortlist.tiers import (
     ItemCards,
+    LogPosition,
     RankerStatus,
     RetrievedSlice,
     RetrieveQuery,
@@ -206,6 +207,7 @@ def _retriever_status(message: admin_pb2.GetStatusResponse) -> RetrieverStatus:
         items_total=active.items_total,
         sources=tuple(message.capabilities),
         watermark_ms=active.watermark_ms,
+        log=LogPosition(sequence=active.log_sequence, lag_ms=active.lag_ms),
     )
 
 
@@ -217,6 +219,7 @@ def _ranker_status(message: admin_pb2.GetStatusResponse) -> RankerStatus:
         items=active.items,
         watermark_ms=active.watermark_ms,
         models=tuple(message.models),
+        log=LogPosition(sequence=active.log_sequence, lag_ms=active.lag_ms),
     )
 
 

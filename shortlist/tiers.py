@@ -18,6 +18,7 @@ __all__ = [
     "Candidates",
     "History",
     "ItemCards",
+    "LogPosition",
     "Ranker",
     "RankerStatus",
     "RetrieveQuery",
@@ -83,6 +84,14 @@ class UserContext:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogPosition:
+    """How much of the change log a replica knows."""
+
+    sequence: int = 0  # every change up to this one is applied
+    lag_ms: int = 0  # since when it has not known that this was all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetrieveQuery:
     """One question to every shard."""
 
@@ -91,6 +100,7 @@ class RetrieveQuery:
     quotas: Mapping[str, int]  # source name -> how many candidates of it; absent = not asked
     exclude: Keys  # uint64 [e], never returned by any source (seen, excluded, already shown)
     check: Keys = field(default_factory=_no_keys)  # uint64 [c], count those that nobody knows
+    filter: str = ""  # only items that match, see `shortlist.filters`; "" = all
     index_version: str | None = None  # None = whatever the shard serves
     deadline_ms: float | None = None  # what is left of the budget; None = no deadline
 
@@ -130,6 +140,7 @@ class RetrievedSlice:
     failures: tuple[StageFailure, ...] = ()
     unknown: int = 0  # keys of the query's `check` that belong to this shard and do not exist
     duration_us: int = 0
+    log: LogPosition = LogPosition()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +170,7 @@ class RetrieverStatus:
     items_total: int  # over all shards of the version
     sources: tuple[str, ...]
     watermark_ms: int  # newest event the version was trained on
+    log: LogPosition = LogPosition()
 
 
 class Retriever(Protocol):
@@ -231,6 +243,7 @@ class Scores:
     model: str = ""  # the ranker that scored
     unknown_items: int = 0  # candidates the ranker has no features for (scored with defaults)
     duration_us: int = 0
+    log: LogPosition = LogPosition()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +255,7 @@ class RankerStatus:
     items: int
     watermark_ms: int
     models: tuple[str, ...] = ()  # the rankers that a query may name
+    log: LogPosition = LogPosition()
 
 
 class Ranker(Protocol):

@@ -21,6 +21,7 @@ from shortlist.tiers import (
     Candidates,
     History,
     ItemCards,
+    LogPosition,
     RetrievedSlice,
     RetrieveQuery,
     ScoreQuery,
@@ -63,6 +64,7 @@ MAX_HISTORY = 10_000
 MAX_QUOTA = 10_000
 MAX_SOURCES = 32  # bits of the source mask
 MAX_REQUEST_ID_BYTES = 128
+MAX_FILTER_BYTES = 64 * 1024  # with what the server and blocked values add
 MAX_MODEL_BYTES = 64
 
 _U64, _I64, _U32, _I32, _F32 = map(np.dtype, ("<u8", "<i8", "<u4", "<i4", "<f4"))
@@ -159,6 +161,7 @@ def retrieve_request_to_proto(query: RetrieveQuery) -> retrieval_pb2.RetrieveReq
         quotas=[retrieval_pb2.SourceQuota(source=s, k=k) for s, k in query.quotas.items()],
         exclude_keys=_pack(query.exclude, _U64),
         check_keys=_pack(query.check, _U64),
+        filter=query.filter,
     )
 
 
@@ -171,6 +174,7 @@ def retrieve_query_from_proto(
         quotas=_quotas_from_proto(message.quotas),
         exclude=_column(message.exclude_keys, _U64, "exclude_keys"),
         check=_column(message.check_keys, _U64, "check_keys"),
+        filter=_filter(message.filter),
         index_version=message.index_version or None,
         deadline_ms=deadline_ms,
     )
@@ -209,6 +213,8 @@ def retrieved_slice_to_proto(answer: RetrievedSlice) -> retrieval_pb2.RetrieveRe
         degradations=map(failure_to_proto, answer.failures),
         duration_us=answer.duration_us,
         unknown_keys=answer.unknown,
+        log_sequence=answer.log.sequence,
+        lag_ms=answer.log.lag_ms,
     )
 
 
@@ -227,6 +233,7 @@ def retrieved_slice_from_proto(message: retrieval_pb2.RetrieveResponse) -> Retri
         failures=tuple(map(failure_from_proto, message.degradations)),
         unknown=message.unknown_keys,
         duration_us=message.duration_us,
+        log=LogPosition(sequence=message.log_sequence, lag_ms=message.lag_ms),
     )
 
 
@@ -432,6 +439,8 @@ def scores_to_proto(scores: Scores) -> ranking_pb2.ScoreResponse:
         model=scores.model,
         unknown_items=scores.unknown_items,
         duration_us=scores.duration_us,
+        log_sequence=scores.log.sequence,
+        lag_ms=scores.log.lag_ms,
     )
 
 
@@ -443,6 +452,7 @@ def scores_from_proto(message: ranking_pb2.ScoreResponse, rows: int) -> Scores:
         model=_model(message.model),
         unknown_items=message.unknown_items,
         duration_us=message.duration_us,
+        log=LogPosition(sequence=message.log_sequence, lag_ms=message.lag_ms),
     )
 
 
@@ -480,6 +490,12 @@ def _aligned(values: Rows, field: str, rows: int) -> Rows:
 def _request_id(text: str) -> str:
     if len(text.encode()) > MAX_REQUEST_ID_BYTES:
         raise InvalidField("request_id", f"is longer than {MAX_REQUEST_ID_BYTES} bytes")
+    return text
+
+
+def _filter(text: str) -> str:
+    if len(text.encode()) > MAX_FILTER_BYTES:
+        raise InvalidField("filter", f"is longer than {MAX_FILTER_BYTES} bytes")
     return text
 
 

@@ -46,6 +46,8 @@ class LoadedVersion(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     WATERMARK_MS_FIELD_NUMBER: _builtins.int
     ITEMS_TOTAL_FIELD_NUMBER: _builtins.int
+    LOG_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version name as published."""
     active: _builtins.bool
@@ -56,6 +58,10 @@ class LoadedVersion(_message.Message):
     """Newest event it was trained on, Unix milliseconds."""
     items_total: _builtins.int
     """Items over all shards of the version."""
+    log_sequence: _builtins.int
+    """Position in the change log that this version has reached."""
+    lag_ms: _builtins.int
+    """How long ago it knew that it had everything, milliseconds."""
     def __init__(
         self,
         *,
@@ -64,10 +70,12 @@ class LoadedVersion(_message.Message):
         items: _builtins.int = ...,
         watermark_ms: _builtins.int = ...,
         items_total: _builtins.int = ...,
+        log_sequence: _builtins.int = ...,
+        lag_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "items", b"items", "items_total", b"items_total", "version", b"version", "watermark_ms", b"watermark_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "items", b"items", "items_total", b"items_total", "lag_ms", b"lag_ms", "log_sequence", b"log_sequence", "version", b"version", "watermark_ms", b"watermark_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

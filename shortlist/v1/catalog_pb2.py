@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from shortlist.v1 import common_pb2 as shortlist_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashortlist/v1/catalog.proto\x12\x0cshortlist.v1\x1a\x19shortlist/v1/common.proto\"\xf2\x01\n\x0b\x43\x61talogItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12=\n\nattributes\x18\x03 \x03(\x0b\x32).shortlist.v1.CatalogItem.AttributesEntry\x12\x14\n\x0cpublished_ms\x18\x04 \x01(\x03\x12\x12\n\nexpires_ms\x18\x05 \x01(\x03\x12\x0e\n\x06hidden\x18\x06 \x01(\x08\x1aO\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\":\n\x0c\x43\x61talogError\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"V\n\x12UpsertItemsRequest\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.shortlist.v1.CatalogItem\x12\x16\n\x0ewait_for_index\x18\x02 \x01(\x08\"S\n\x13UpsertItemsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12*\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x1a.shortlist.v1.CatalogError\"9\n\x12\x44\x65leteItemsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x16\n\x0ewait_for_index\x18\x02 \x01(\x08\"S\n\x13\x44\x65leteItemsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12*\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x1a.shortlist.v1.CatalogError\"\x1e\n\x0fGetItemsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"Q\n\x10GetItemsResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.shortlist.v1.CatalogItem\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"9\n\x10ListItemsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x11ListItemsResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.shortlist.v1.CatalogItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x12\x44\x65leteUsersRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"S\n\x13\x44\x65leteUsersResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12*\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x1a.shortlist.v1.CatalogError2\x9e\x03\n\x07\x43\x61talog\x12R\n\x0bUpsertItems\x12 .shortlist.v1.UpsertItemsRequest\x1a!.shortlist.v1.UpsertItemsResponse\x12R\n\x0b\x44\x65leteItems\x12 .shortlist.v1.DeleteItemsRequest\x1a!.shortlist.v1.DeleteItemsResponse\x12I\n\x08GetItems\x12\x1d.shortlist.v1.GetItemsRequest\x1a\x1e.shortlist.v1.GetItemsResponse\x12L\n\tListItems\x12\x1e.shortlist.v1.ListItemsRequest\x1a\x1f.shortlist.v1.ListItemsResponse\x12R\n\x0b\x44\x65leteUsers\x12 .shortlist.v1.DeleteUsersRequest\x1a!.shortlist.v1.DeleteUsersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashortlist/v1/catalog.proto\x12\x0cshortlist.v1\x1a\x19shortlist/v1/common.proto\"\xf2\x01\n\x0b\x43\x61talogItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12=\n\nattributes\x18\x03 \x03(\x0b\x32).shortlist.v1.CatalogItem.AttributesEntry\x12\x14\n\x0cpublished_ms\x18\x04 \x01(\x03\x12\x12\n\nexpires_ms\x18\x05 \x01(\x03\x12\x0e\n\x06hidden\x18\x06 \x01(\x08\x1aO\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\":\n\x0c\x43\x61talogError\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"V\n\x12UpsertItemsRequest\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.shortlist.v1.CatalogItem\x12\x16\n\x0ewait_for_index\x18\x02 \x01(\x08\"e\n\x13UpsertItemsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12*\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x1a.shortlist.v1.CatalogError\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\"9\n\x12\x44\x65leteItemsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x16\n\x0ewait_for_index\x18\x02 \x01(\x08\"e\n\x13\x44\x65leteItemsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12*\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x1a.shortlist.v1.CatalogError\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\"\x1e\n\x0fGetItemsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"Q\n\x10GetItemsResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.shortlist.v1.CatalogItem\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"9\n\x10ListItemsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x11ListItemsResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.shortlist.v1.CatalogItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x12\x44\x65leteUsersRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"e\n\x13\x44\x65leteUsersResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12*\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x1a.shortlist.v1.CatalogError\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r2\x9e\x03\n\x07\x43\x61talog\x12R\n\x0bUpsertItems\x12 .shortlist.v1.UpsertItemsRequest\x1a!.shortlist.v1.UpsertItemsResponse\x12R\n\x0b\x44\x65leteItems\x12 .shortlist.v1.DeleteItemsRequest\x1a!.shortlist.v1.DeleteItemsResponse\x12I\n\x08GetItems\x12\x1d.shortlist.v1.GetItemsRequest\x1a\x1e.shortlist.v1.GetItemsResponse\x12L\n\tListItems\x12\x1e.shortlist.v1.ListItemsRequest\x1a\x1f.shortlist.v1.ListItemsResponse\x12R\n\x0b\x44\x65leteUsers\x12 .shortlist.v1.DeleteUsersRequest\x1a!.shortlist.v1.DeleteUsersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,23 +43,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPSERTITEMSREQUEST']._serialized_start=376
   _globals['_UPSERTITEMSREQUEST']._serialized_end=462
   _globals['_UPSERTITEMSRESPONSE']._serialized_start=464
-  _globals['_UPSERTITEMSRESPONSE']._serialized_end=547
-  _globals['_DELETEITEMSREQUEST']._serialized_start=549
-  _globals['_DELETEITEMSREQUEST']._serialized_end=606
-  _globals['_DELETEITEMSRESPONSE']._serialized_start=608
-  _globals['_DELETEITEMSRESPONSE']._serialized_end=691
-  _globals['_GETITEMSREQUEST']._serialized_start=693
-  _globals['_GETITEMSREQUEST']._serialized_end=723
-  _globals['_GETITEMSRESPONSE']._serialized_start=725
-  _globals['_GETITEMSRESPONSE']._serialized_end=806
-  _globals['_LISTITEMSREQUEST']._serialized_start=808
-  _globals['_LISTITEMSREQUEST']._serialized_end=865
-  _globals['_LISTITEMSRESPONSE']._serialized_start=867
-  _globals['_LISTITEMSRESPONSE']._serialized_end=953
-  _globals['_DELETEUSERSREQUEST']._serialized_start=955
-  _globals['_DELETEUSERSREQUEST']._serialized_end=988
-  _globals['_DELETEUSERSRESPONSE']._serialized_start=990
-  _globals['_DELETEUSERSRESPONSE']._serialized_end=1073
-  _globals['_CATALOG']._serialized_start=1076
-  _globals['_CATALOG']._serialized_end=1490
+  _globals['_UPSERTITEMSRESPONSE']._serialized_end=565
+  _globals['_DELETEITEMSREQUEST']._serialized_start=567
+  _globals['_DELETEITEMSREQUEST']._serialized_end=624
+  _globals['_DELETEITEMSRESPONSE']._serialized_start=626
+  _globals['_DELETEITEMSRESPONSE']._serialized_end=727
+  _globals['_GETITEMSREQUEST']._serialized_start=729
+  _globals['_GETITEMSREQUEST']._serialized_end=759
+  _globals['_GETITEMSRESPONSE']._serialized_start=761
+  _globals['_GETITEMSRESPONSE']._serialized_end=842
+  _globals['_LISTITEMSREQUEST']._serialized_start=844
+  _globals['_LISTITEMSREQUEST']._serialized_end=901
+  _globals['_LISTITEMSRESPONSE']._serialized_start=903
+  _globals['_LISTITEMSRESPONSE']._serialized_end=989
+  _globals['_DELETEUSERSREQUEST']._serialized_start=991
+  _globals['_DELETEUSERSREQUEST']._serialized_end=1024
+  _globals['_DELETEUSERSRESPONSE']._serialized_start=1026
+  _globals['_DELETEUSERSRESPONSE']._serialized_end=1127
+  _globals['_CATALOG']._serialized_start=1130
+  _globals['_CATALOG']._serialized_end=1544
 # @@protoc_insertion_point(module_scope)

@@ -150,8 +150,11 @@ class UpsertItemsResponse(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the change log after this call."""
+    accepted: _builtins.int
+    """Items added or replaced."""
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___CatalogError]:
         """Items refused."""
@@ -161,10 +164,11 @@ class UpsertItemsResponse(_message.Message):
         *,
         sequence: _builtins.int = ...,
         errors: _abc.Iterable[Global___CatalogError] | None = ...,
+        accepted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "errors", b"errors", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -206,8 +210,11 @@ class DeleteItemsResponse(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the change log after this call."""
+    accepted: _builtins.int
+    """Items removed; one that was not there counts, too, and can never appear."""
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___CatalogError]:
         """Ids refused."""
@@ -217,10 +224,11 @@ class DeleteItemsResponse(_message.Message):
         *,
         sequence: _builtins.int = ...,
         errors: _abc.Iterable[Global___CatalogError] | None = ...,
+        accepted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "errors", b"errors", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -366,8 +374,11 @@ class DeleteUsersResponse(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the change log after this call."""
+    accepted: _builtins.int
+    """Users forgotten; one that was not there counts, too, and is refused from now on."""
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___CatalogError]:
         """Ids refused."""
@@ -377,10 +388,11 @@ class DeleteUsersResponse(_message.Message):
         *,
         sequence: _builtins.int = ...,
         errors: _abc.Iterable[Global___CatalogError] | None = ...,
+        accepted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "errors", b"errors", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class CatalogStub:
-    """Changes and reads the catalogue. UNIMPLEMENTED in this version: items come from `shortlist import`.
+    """Changes and reads the catalogue.
+
+    A change is durable when it is acknowledged, and on every page within a second; with wait_for_index it is on every
+    page when it is acknowledged. DEADLINE_EXCEEDED while waiting: the change is durable and its way to the shards goes on.
     """
 
     def __init__(self, channel):
@@ -63,7 +66,10 @@ class CatalogStub:
 
 
 class CatalogServicer:
-    """Changes and reads the catalogue. UNIMPLEMENTED in this version: items come from `shortlist import`.
+    """Changes and reads the catalogue.
+
+    A change is durable when it is acknowledged, and on every page within a second; with wait_for_index it is on every
+    page when it is acknowledged. DEADLINE_EXCEEDED while waiting: the change is durable and its way to the shards goes on.
     """
 
     def UpsertItems(self, request, context):
@@ -95,7 +101,8 @@ class CatalogServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUsers(self, request, context):
-        """Forgets users: profile, events, logs.
+        """Forgets users: their profiles and events leave every store and log, later events of theirs are refused, and no
+        later artifact is trained on them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,7 +145,10 @@ def add_CatalogServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Catalog:
-    """Changes and reads the catalogue. UNIMPLEMENTED in this version: items come from `shortlist import`.
+    """Changes and reads the catalogue.
+
+    A change is durable when it is acknowledged, and on every page within a second; with wait_for_index it is on every
+    page when it is acknowledged. DEADLINE_EXCEEDED while waiting: the change is durable and its way to the shards goes on.
     """
 
     @staticmethod

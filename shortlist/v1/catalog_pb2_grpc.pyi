@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogStub:
-    """Changes and reads the catalogue. UNIMPLEMENTED in this version: items come from `shortlist import`."""
+    """Changes and reads the catalogue.
+
+    A change is durable when it is acknowledged, and on every page within a second; with wait_for_index it is on every
+    page when it is acknowledged. DEADLINE_EXCEEDED while waiting: the change is durable and its way to the shards goes on.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,11 +46,17 @@ class CatalogStub:
     ListItems: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListItemsRequest, _catalog_pb2.ListItemsResponse]
     """Reads items in key order, page by page."""
     DeleteUsers: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.DeleteUsersRequest, _catalog_pb2.DeleteUsersResponse]
-    """Forgets users: profile, events, logs."""
+    """Forgets users: their profiles and events leave every store and log, later events of theirs are refused, and no
+    later artifact is trained on them.
+    """
 
 @_typing.type_check_only
 class CatalogAsyncStub(CatalogStub):
-    """Changes and reads the catalogue. UNIMPLEMENTED in this version: items come from `shortlist import`."""
+    """Changes and reads the catalogue.
+
+    A change is durable when it is acknowledged, and on every page within a second; with wait_for_index it is on every
+    page when it is acknowledged. DEADLINE_EXCEEDED while waiting: the change is durable and its way to the shards goes on.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UpsertItems: _aio.UnaryUnaryMultiCallable[_catalog_pb2.UpsertItemsRequest, _catalog_pb2.UpsertItemsResponse]  # type: ignore[assignment]
@@ -58,10 +68,16 @@ class CatalogAsyncStub(CatalogStub):
     ListItems: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListItemsRequest, _catalog_pb2.ListItemsResponse]  # type: ignore[assignment]
     """Reads items in key order, page by page."""
     DeleteUsers: _aio.UnaryUnaryMultiCallable[_catalog_pb2.DeleteUsersRequest, _catalog_pb2.DeleteUsersResponse]  # type: ignore[assignment]
-    """Forgets users: profile, events, logs."""
+    """Forgets users: their profiles and events leave every store and log, later events of theirs are refused, and no
+    later artifact is trained on them.
+    """
 
 class CatalogServicer(metaclass=_abc_1.ABCMeta):
-    """Changes and reads the catalogue. UNIMPLEMENTED in this version: items come from `shortlist import`."""
+    """Changes and reads the catalogue.
+
+    A change is durable when it is acknowledged, and on every page within a second; with wait_for_index it is on every
+    page when it is acknowledged. DEADLINE_EXCEEDED while waiting: the change is durable and its way to the shards goes on.
+    """
 
     @_abc_1.abstractmethod
     def UpsertItems(
@@ -101,6 +117,8 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.DeleteUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.DeleteUsersResponse, _abc.Awaitable[_catalog_pb2.DeleteUsersResponse]]:
-        """Forgets users: profile, events, logs."""
+        """Forgets users: their profiles and events leave every store and log, later events of theirs are refused, and no
+        later artifact is trained on them.
+        """
 
 def add_CatalogServicer_to_server(servicer: CatalogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

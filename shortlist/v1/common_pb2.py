@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19shortlist/v1/common.proto\x12\x0cshortlist.v1\"c\n\x0e\x41ttributeValue\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12\'\n\x05texts\x18\x03 \x01(\x0b\x32\x16.shortlist.v1.TextListH\x00\x42\x06\n\x04kind\"\x1a\n\x08TextList\x12\x0e\n\x06values\x18\x01 \x03(\t\"_\n\tUserEvent\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x0f\n\x07time_ms\x18\x03 \x01(\x03\x12\x12\n\x05value\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_value\"\xdf\x01\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x36\n\nattributes\x18\x03 \x03(\x0b\x32\".shortlist.v1.User.AttributesEntry\x12.\n\rrecent_events\x18\x04 \x03(\x0b\x32\x17.shortlist.v1.UserEvent\x1aO\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\"f\n\x08\x43overage\x12\x17\n\x0fshards_answered\x18\x01 \x01(\r\x12\x14\n\x0cshards_total\x18\x02 \x01(\r\x12\x16\n\x0eitems_searched\x18\x03 \x01(\x04\x12\x13\n\x0bitems_total\x18\x04 \x01(\x04\"\xfc\x02\n\x0b\x44\x65gradation\x12\x30\n\x06reason\x18\x01 \x01(\x0e\x32 .shortlist.v1.Degradation.Reason\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x9b\x02\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11REASON_SHARD_DOWN\x10\x01\x12\x18\n\x14REASON_SHARD_TIMEOUT\x10\x02\x12\x18\n\x14REASON_SHARD_VERSION\x10\x03\x12\x18\n\x14REASON_SOURCE_FAILED\x10\x04\x12\x1a\n\x16REASON_RANKER_FALLBACK\x10\x05\x12\x1e\n\x1aREASON_POPULARITY_FALLBACK\x10\x06\x12\x1e\n\x1aREASON_PROFILE_UNAVAILABLE\x10\x07\x12\x1b\n\x17REASON_CARDS_INCOMPLETE\x10\x08\x12\x1b\n\x17REASON_PAGE_UNDERFILLED\x10\t\"}\n\x08Versions\x12\x11\n\tretrieval\x18\x01 \x01(\t\x12\x0f\n\x07ranking\x18\x02 \x01(\t\x12\x1e\n\x16retrieval_watermark_ms\x18\x03 \x01(\x03\x12\x10\n\x08software\x18\x04 \x01(\t\x12\x0e\n\x06ranker\x18\x05 \x01(\t\x12\x0b\n\x03\x61rm\x18\x06 \x01(\t\"\xa9\x02\n\nStageTrace\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_us\x18\x02 \x01(\x04\x12\x10\n\x08items_in\x18\x03 \x01(\r\x12\x11\n\titems_out\x18\x04 \x01(\r\x12\x36\n\x07\x64ropped\x18\x05 \x03(\x0b\x32%.shortlist.v1.StageTrace.DroppedEntry\x12\x39\n\tby_source\x18\x06 \x03(\x0b\x32&.shortlist.v1.StageTrace.BySourceEntry\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a/\n\rBySourceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"C\n\x05Trace\x12(\n\x06stages\x18\x01 \x03(\x0b\x32\x18.shortlist.v1.StageTrace\x12\x10\n\x08total_us\x18\x02 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19shortlist/v1/common.proto\x12\x0cshortlist.v1\"c\n\x0e\x41ttributeValue\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12\'\n\x05texts\x18\x03 \x01(\x0b\x32\x16.shortlist.v1.TextListH\x00\x42\x06\n\x04kind\"\x1a\n\x08TextList\x12\x0e\n\x06values\x18\x01 \x03(\t\"_\n\tUserEvent\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x0f\n\x07time_ms\x18\x03 \x01(\x03\x12\x12\n\x05value\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_value\"\xdf\x01\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x36\n\nattributes\x18\x03 \x03(\x0b\x32\".shortlist.v1.User.AttributesEntry\x12.\n\rrecent_events\x18\x04 \x03(\x0b\x32\x17.shortlist.v1.UserEvent\x1aO\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\"f\n\x08\x43overage\x12\x17\n\x0fshards_answered\x18\x01 \x01(\r\x12\x14\n\x0cshards_total\x18\x02 \x01(\r\x12\x16\n\x0eitems_searched\x18\x03 \x01(\x04\x12\x13\n\x0bitems_total\x18\x04 \x01(\x04\"\x8f\x03\n\x0b\x44\x65gradation\x12\x30\n\x06reason\x18\x01 \x01(\x0e\x32 .shortlist.v1.Degradation.Reason\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xae\x02\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11REASON_SHARD_DOWN\x10\x01\x12\x18\n\x14REASON_SHARD_TIMEOUT\x10\x02\x12\x18\n\x14REASON_SHARD_VERSION\x10\x03\x12\x18\n\x14REASON_SOURCE_FAILED\x10\x04\x12\x1a\n\x16REASON_RANKER_FALLBACK\x10\x05\x12\x1e\n\x1aREASON_POPULARITY_FALLBACK\x10\x06\x12\x1e\n\x1aREASON_PROFILE_UNAVAILABLE\x10\x07\x12\x1b\n\x17REASON_CARDS_INCOMPLETE\x10\x08\x12\x1b\n\x17REASON_PAGE_UNDERFILLED\x10\t\x12\x11\n\rREASON_BEHIND\x10\n\"\xa3\x01\n\x08Versions\x12\x11\n\tretrieval\x18\x01 \x01(\t\x12\x0f\n\x07ranking\x18\x02 \x01(\t\x12\x1e\n\x16retrieval_watermark_ms\x18\x03 \x01(\x03\x12\x10\n\x08software\x18\x04 \x01(\t\x12\x0e\n\x06ranker\x18\x05 \x01(\t\x12\x0b\n\x03\x61rm\x18\x06 \x01(\t\x12\x14\n\x0clog_sequence\x18\x07 \x01(\x04\x12\x0e\n\x06lag_ms\x18\x08 \x01(\r\"\xa9\x02\n\nStageTrace\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_us\x18\x02 \x01(\x04\x12\x10\n\x08items_in\x18\x03 \x01(\r\x12\x11\n\titems_out\x18\x04 \x01(\r\x12\x36\n\x07\x64ropped\x18\x05 \x03(\x0b\x32%.shortlist.v1.StageTrace.DroppedEntry\x12\x39\n\tby_source\x18\x06 \x03(\x0b\x32&.shortlist.v1.StageTrace.BySourceEntry\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a/\n\rBySourceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"C\n\x05Trace\x12(\n\x06stages\x18\x01 \x03(\x0b\x32\x18.shortlist.v1.StageTrace\x12\x10\n\x08total_us\x18\x02 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,17 +50,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COVERAGE']._serialized_start=495
   _globals['_COVERAGE']._serialized_end=597
   _globals['_DEGRADATION']._serialized_start=600
-  _globals['_DEGRADATION']._serialized_end=980
+  _globals['_DEGRADATION']._serialized_end=999
   _globals['_DEGRADATION_REASON']._serialized_start=697
-  _globals['_DEGRADATION_REASON']._serialized_end=980
-  _globals['_VERSIONS']._serialized_start=982
-  _globals['_VERSIONS']._serialized_end=1107
-  _globals['_STAGETRACE']._serialized_start=1110
-  _globals['_STAGETRACE']._serialized_end=1407
-  _globals['_STAGETRACE_DROPPEDENTRY']._serialized_start=1312
-  _globals['_STAGETRACE_DROPPEDENTRY']._serialized_end=1358
-  _globals['_STAGETRACE_BYSOURCEENTRY']._serialized_start=1360
-  _globals['_STAGETRACE_BYSOURCEENTRY']._serialized_end=1407
-  _globals['_TRACE']._serialized_start=1409
-  _globals['_TRACE']._serialized_end=1476
+  _globals['_DEGRADATION_REASON']._serialized_end=999
+  _globals['_VERSIONS']._serialized_start=1002
+  _globals['_VERSIONS']._serialized_end=1165
+  _globals['_STAGETRACE']._serialized_start=1168
+  _globals['_STAGETRACE']._serialized_end=1465
+  _globals['_STAGETRACE_DROPPEDENTRY']._serialized_start=1370
+  _globals['_STAGETRACE_DROPPEDENTRY']._serialized_end=1416
+  _globals['_STAGETRACE_BYSOURCEENTRY']._serialized_start=1418
+  _globals['_STAGETRACE_BYSOURCEENTRY']._serialized_end=1465
+  _globals['_TRACE']._serialized_start=1467
+  _globals['_TRACE']._serialized_end=1534
 # @@protoc_insertion_point(module_scope)

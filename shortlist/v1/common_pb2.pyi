@@ -238,6 +238,8 @@ class Degradation(_message.Message):
         """Item cards were incomplete: diversity or attributes may be missing."""
         REASON_PAGE_UNDERFILLED: Degradation._Reason.ValueType  # 9
         """Fewer items than page_size remained after all filters."""
+        REASON_BEHIND: Degradation._Reason.ValueType  # 10
+        """A shard or a ranker is more than a few seconds behind the change log."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """The kind of loss."""
@@ -262,6 +264,8 @@ class Degradation(_message.Message):
     """Item cards were incomplete: diversity or attributes may be missing."""
     REASON_PAGE_UNDERFILLED: Degradation.Reason.ValueType  # 9
     """Fewer items than page_size remained after all filters."""
+    REASON_BEHIND: Degradation.Reason.ValueType  # 10
+    """A shard or a ranker is more than a few seconds behind the change log."""
 
     REASON_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
@@ -299,6 +303,8 @@ class Versions(_message.Message):
     SOFTWARE_FIELD_NUMBER: _builtins.int
     RANKER_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
+    LOG_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
     retrieval: _builtins.str
     """Retrieval artifact; one per response."""
     ranking: _builtins.str
@@ -313,6 +319,10 @@ class Versions(_message.Message):
     """
     arm: _builtins.str
     """The request's arm; empty = the default."""
+    log_sequence: _builtins.int
+    """Position in the change log that every shard of this answer had reached."""
+    lag_ms: _builtins.int
+    """How far behind the log the slowest of them was, milliseconds."""
     def __init__(
         self,
         *,
@@ -322,10 +332,12 @@ class Versions(_message.Message):
         software: _builtins.str = ...,
         ranker: _builtins.str = ...,
         arm: _builtins.str = ...,
+        log_sequence: _builtins.int = ...,
+        lag_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "ranker", b"ranker", "ranking", b"ranking", "retrieval", b"retrieval", "retrieval_watermark_ms", b"retrieval_watermark_ms", "software", b"software"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "lag_ms", b"lag_ms", "log_sequence", b"log_sequence", "ranker", b"ranker", "ranking", b"ranking", "retrieval", b"retrieval", "retrieval_watermark_ms", b"retrieval_watermark_ms", "software", b"software"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,25 +25,29 @@ _sym_db = _symbol_database.Default()
 from shortlist.v1 import common_pb2 as shortlist_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19shortlist/v1/events.proto\x12\x0cshortlist.v1\x1a\x19shortlist/v1/common.proto\"u\n\rRecordedEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12&\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x17.shortlist.v1.UserEvent\x12\x19\n\x11\x61ttribution_token\x18\x04 \x01(\t\"B\n\x13RecordEventsRequest\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.shortlist.v1.RecordedEvent\";\n\nEventError\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"f\n\x14RecordEventsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x12\n\nduplicates\x18\x02 \x01(\r\x12(\n\x06\x65rrors\x18\x03 \x03(\x0b\x32\x18.shortlist.v1.EventError\"T\n\x13StreamEventsRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12+\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1b.shortlist.v1.RecordedEvent\"_\n\x14StreamEventsResponse\x12\x1d\n\x15\x61\x63knowledged_sequence\x18\x01 \x01(\x04\x12(\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x18.shortlist.v1.EventError2\xba\x01\n\x06\x45vents\x12U\n\x0cRecordEvents\x12!.shortlist.v1.RecordEventsRequest\x1a\".shortlist.v1.RecordEventsResponse\x12Y\n\x0cStreamEvents\x12!.shortlist.v1.StreamEventsRequest\x1a\".shortlist.v1.StreamEventsResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19shortlist/v1/events.proto\x12\x0cshortlist.v1\x1a\x19shortlist/v1/common.proto\"\xfe\x01\n\rRecordedEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12&\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x17.shortlist.v1.UserEvent\x12\x19\n\x11\x61ttribution_token\x18\x04 \x01(\t\x12\x39\n\x07\x63ontext\x18\x05 \x03(\x0b\x32(.shortlist.v1.RecordedEvent.ContextEntry\x1aL\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\"B\n\x13RecordEventsRequest\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.shortlist.v1.RecordedEvent\"M\n\nEventError\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\"\x8d\x01\n\x14RecordEventsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x12\n\nduplicates\x18\x02 \x01(\r\x12(\n\x06\x65rrors\x18\x03 \x03(\x0b\x32\x18.shortlist.v1.EventError\x12\x0f\n\x07\x63lamped\x18\x04 \x03(\r\x12\x14\n\x0clog_sequence\x18\x05 \x01(\x04\"T\n\x13StreamEventsRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12+\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1b.shortlist.v1.RecordedEvent\"\x9b\x01\n\x14StreamEventsResponse\x12\x1d\n\x15\x61\x63knowledged_sequence\x18\x01 \x01(\x04\x12(\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x18.shortlist.v1.EventError\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\x12\x12\n\nduplicates\x18\x04 \x01(\r\x12\x14\n\x0clog_sequence\x18\x05 \x01(\x04\x32\xba\x01\n\x06\x45vents\x12U\n\x0cRecordEvents\x12!.shortlist.v1.RecordEventsRequest\x1a\".shortlist.v1.RecordEventsResponse\x12Y\n\x0cStreamEvents\x12!.shortlist.v1.StreamEventsRequest\x1a\".shortlist.v1.StreamEventsResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shortlist.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RECORDEDEVENT']._serialized_start=70
-  _globals['_RECORDEDEVENT']._serialized_end=187
-  _globals['_RECORDEVENTSREQUEST']._serialized_start=189
-  _globals['_RECORDEVENTSREQUEST']._serialized_end=255
-  _globals['_EVENTERROR']._serialized_start=257
-  _globals['_EVENTERROR']._serialized_end=316
-  _globals['_RECORDEVENTSRESPONSE']._serialized_start=318
-  _globals['_RECORDEVENTSRESPONSE']._serialized_end=420
-  _globals['_STREAMEVENTSREQUEST']._serialized_start=422
-  _globals['_STREAMEVENTSREQUEST']._serialized_end=506
-  _globals['_STREAMEVENTSRESPONSE']._serialized_start=508
-  _globals['_STREAMEVENTSRESPONSE']._serialized_end=603
-  _globals['_EVENTS']._serialized_start=606
-  _globals['_EVENTS']._serialized_end=792
+  _globals['_RECORDEDEVENT_CONTEXTENTRY']._loaded_options = None
+  _globals['_RECORDEDEVENT_CONTEXTENTRY']._serialized_options = b'8\001'
+  _globals['_RECORDEDEVENT']._serialized_start=71
+  _globals['_RECORDEDEVENT']._serialized_end=325
+  _globals['_RECORDEDEVENT_CONTEXTENTRY']._serialized_start=249
+  _globals['_RECORDEDEVENT_CONTEXTENTRY']._serialized_end=325
+  _globals['_RECORDEVENTSREQUEST']._serialized_start=327
+  _globals['_RECORDEVENTSREQUEST']._serialized_end=393
+  _globals['_EVENTERROR']._serialized_start=395
+  _globals['_EVENTERROR']._serialized_end=472
+  _globals['_RECORDEVENTSRESPONSE']._serialized_start=475
+  _globals['_RECORDEVENTSRESPONSE']._serialized_end=616
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=618
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=702
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=705
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=860
+  _globals['_EVENTS']._serialized_start=863
+  _globals['_EVENTS']._serialized_end=1049
 # @@protoc_insertion_point(module_scope)

@@ -25,19 +25,47 @@ class RecordedEvent(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _common_pb2.AttributeValue: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _common_pb2.AttributeValue | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     EVENT_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     ATTRIBUTION_TOKEN_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """Chosen by the client, 1 to 128 bytes; the same id twice changes state once."""
     user_id: _builtins.str
     """Who did it."""
     attribution_token: _builtins.str
-    """From the page that showed the item, where there was one."""
+    """From the page that showed the item, where there was one: it ties the event to the impression, its position,
+    sources, versions and arm. One that was made for another user, or did not show the item, is refused.
+    """
     @_builtins.property
     def event(self) -> _common_pb2.UserEvent:
         """What was done."""
+
+    @_builtins.property
+    def context(self) -> _containers.MessageMap[_builtins.str, _common_pb2.AttributeValue]:
+        """The moment's attributes, by the schema's context names, for instance device. At most 64."""
 
     def __init__(
         self,
@@ -46,10 +74,11 @@ class RecordedEvent(_message.Message):
         user_id: _builtins.str = ...,
         event: _common_pb2.UserEvent | None = ...,
         attribution_token: _builtins.str = ...,
+        context: _abc.Mapping[_builtins.str, _common_pb2.AttributeValue] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribution_token", b"attribution_token", "event", b"event", "event_id", b"event_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribution_token", b"attribution_token", "context", b"context", "event", b"event", "event_id", b"event_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -88,22 +117,26 @@ class EventError(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index of the event in the request."""
     field: _builtins.str
     """The field at fault."""
     message: _builtins.str
     """One sentence."""
+    sequence: _builtins.int
+    """On a stream: the batch that the event was in."""
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         field: _builtins.str = ...,
         message: _builtins.str = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "index", b"index", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "index", b"index", "message", b"message", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -118,13 +151,21 @@ class RecordEventsResponse(_message.Message):
     ACCEPTED_FIELD_NUMBER: _builtins.int
     DUPLICATES_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    CLAMPED_FIELD_NUMBER: _builtins.int
+    LOG_SEQUENCE_FIELD_NUMBER: _builtins.int
     accepted: _builtins.int
     """Events now durable."""
     duplicates: _builtins.int
     """Events whose id was known already."""
+    log_sequence: _builtins.int
+    """Position in the change log after this call."""
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventError]:
         """Events refused."""
+
+    @_builtins.property
+    def clamped(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Indexes of accepted events from the future, whose times were set to now."""
 
     def __init__(
         self,
@@ -132,10 +173,12 @@ class RecordEventsResponse(_message.Message):
         accepted: _builtins.int = ...,
         duplicates: _builtins.int = ...,
         errors: _abc.Iterable[Global___EventError] | None = ...,
+        clamped: _abc.Iterable[_builtins.int] | None = ...,
+        log_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "duplicates", b"duplicates", "errors", b"errors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "clamped", b"clamped", "duplicates", b"duplicates", "errors", b"errors", "log_sequence", b"log_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -177,8 +220,17 @@ class StreamEventsResponse(_message.Message):
 
     ACKNOWLEDGED_SEQUENCE_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    LOG_SEQUENCE_FIELD_NUMBER: _builtins.int
     acknowledged_sequence: _builtins.int
-    """Every batch up to this one is durable."""
+    """Every batch up to this one is durable, but for the events refused."""
+    accepted: _builtins.int
+    """Events accepted since the last response."""
+    duplicates: _builtins.int
+    """Events since the last response whose id was known already."""
+    log_sequence: _builtins.int
+    """Position in the change log."""
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventError]:
         """Events refused since the last response."""
@@ -188,10 +240,13 @@ class StreamEventsResponse(_message.Message):
         *,
         acknowledged_sequence: _builtins.int = ...,
         errors: _abc.Iterable[Global___EventError] | None = ...,
+        accepted: _builtins.int = ...,
+        duplicates: _builtins.int = ...,
+        log_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "errors", b"errors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "acknowledged_sequence", b"acknowledged_sequence", "duplicates", b"duplicates", "errors", b"errors", "log_sequence", b"log_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

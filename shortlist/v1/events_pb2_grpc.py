@@ -26,8 +26,12 @@ if _version_not_supported:
 
 
 class EventsStub:
-    """Takes in events. UNIMPLEMENTED in this version: histories come from `shortlist import` and from
-    User.recent_events.
+    """Takes in events.
+
+    An event is acknowledged only when it is durable; from then on the next page of its user knows of it, and the
+    counters behind popular, trending and geographic items follow within a second. Errors: INVALID_ARGUMENT for a
+    request that is malformed as a whole; RESOURCE_EXHAUSTED when the store is full or too many events wait, and
+    UNAVAILABLE when it cannot be reached: nothing was acknowledged then, and the same call may be sent again.
     """
 
     def __init__(self, channel):
@@ -49,19 +53,23 @@ class EventsStub:
 
 
 class EventsServicer:
-    """Takes in events. UNIMPLEMENTED in this version: histories come from `shortlist import` and from
-    User.recent_events.
+    """Takes in events.
+
+    An event is acknowledged only when it is durable; from then on the next page of its user knows of it, and the
+    counters behind popular, trending and geographic items follow within a second. Errors: INVALID_ARGUMENT for a
+    request that is malformed as a whole; RESOURCE_EXHAUSTED when the store is full or too many events wait, and
+    UNAVAILABLE when it cannot be reached: nothing was acknowledged then, and the same call may be sent again.
     """
 
     def RecordEvents(self, request, context):
-        """Appends events; acknowledged only when durable. Idempotent on event_id.
+        """Appends events. Idempotent on event_id. Each is accepted or refused on its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamEvents(self, request_iterator, context):
-        """The same as a stream; each response acknowledges a sequence number.
+        """The same as a stream; each response acknowledges batches up to a sequence number, in their order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,8 +97,12 @@ def add_EventsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Events:
-    """Takes in events. UNIMPLEMENTED in this version: histories come from `shortlist import` and from
-    User.recent_events.
+    """Takes in events.
+
+    An event is acknowledged only when it is durable; from then on the next page of its user knows of it, and the
+    counters behind popular, trending and geographic items follow within a second. Errors: INVALID_ARGUMENT for a
+    request that is malformed as a whole; RESOURCE_EXHAUSTED when the store is full or too many events wait, and
+    UNAVAILABLE when it cannot be reached: nothing was acknowledged then, and the same call may be sent again.
     """
 
     @staticmethod

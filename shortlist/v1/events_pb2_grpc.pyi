@@ -27,8 +27,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EventsStub:
-    """Takes in events. UNIMPLEMENTED in this version: histories come from `shortlist import` and from
-    User.recent_events.
+    """Takes in events.
+
+    An event is acknowledged only when it is durable; from then on the next page of its user knows of it, and the
+    counters behind popular, trending and geographic items follow within a second. Errors: INVALID_ARGUMENT for a
+    request that is malformed as a whole; RESOURCE_EXHAUSTED when the store is full or too many events wait, and
+    UNAVAILABLE when it cannot be reached: nothing was acknowledged then, and the same call may be sent again.
     """
 
     @_typing.overload
@@ -36,25 +40,33 @@ class EventsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventsAsyncStub: ...
     RecordEvents: _grpc.UnaryUnaryMultiCallable[_events_pb2.RecordEventsRequest, _events_pb2.RecordEventsResponse]
-    """Appends events; acknowledged only when durable. Idempotent on event_id."""
+    """Appends events. Idempotent on event_id. Each is accepted or refused on its own."""
     StreamEvents: _grpc.StreamStreamMultiCallable[_events_pb2.StreamEventsRequest, _events_pb2.StreamEventsResponse]
-    """The same as a stream; each response acknowledges a sequence number."""
+    """The same as a stream; each response acknowledges batches up to a sequence number, in their order."""
 
 @_typing.type_check_only
 class EventsAsyncStub(EventsStub):
-    """Takes in events. UNIMPLEMENTED in this version: histories come from `shortlist import` and from
-    User.recent_events.
+    """Takes in events.
+
+    An event is acknowledged only when it is durable; from then on the next page of its user knows of it, and the
+    counters behind popular, trending and geographic items follow within a second. Errors: INVALID_ARGUMENT for a
+    request that is malformed as a whole; RESOURCE_EXHAUSTED when the store is full or too many events wait, and
+    UNAVAILABLE when it cannot be reached: nothing was acknowledged then, and the same call may be sent again.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RecordEvents: _aio.UnaryUnaryMultiCallable[_events_pb2.RecordEventsRequest, _events_pb2.RecordEventsResponse]  # type: ignore[assignment]
-    """Appends events; acknowledged only when durable. Idempotent on event_id."""
+    """Appends events. Idempotent on event_id. Each is accepted or refused on its own."""
     StreamEvents: _aio.StreamStreamMultiCallable[_events_pb2.StreamEventsRequest, _events_pb2.StreamEventsResponse]  # type: ignore[assignment]
-    """The same as a stream; each response acknowledges a sequence number."""
+    """The same as a stream; each response acknowledges batches up to a sequence number, in their order."""
 
 class EventsServicer(metaclass=_abc_1.ABCMeta):
-    """Takes in events. UNIMPLEMENTED in this version: histories come from `shortlist import` and from
-    User.recent_events.
+    """Takes in events.
+
+    An event is acknowledged only when it is durable; from then on the next page of its user knows of it, and the
+    counters behind popular, trending and geographic items follow within a second. Errors: INVALID_ARGUMENT for a
+    request that is malformed as a whole; RESOURCE_EXHAUSTED when the store is full or too many events wait, and
+    UNAVAILABLE when it cannot be reached: nothing was acknowledged then, and the same call may be sent again.
     """
 
     @_abc_1.abstractmethod
@@ -63,7 +75,7 @@ class EventsServicer(metaclass=_abc_1.ABCMeta):
         request: _events_pb2.RecordEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.RecordEventsResponse, _abc.Awaitable[_events_pb2.RecordEventsResponse]]:
-        """Appends events; acknowledged only when durable. Idempotent on event_id."""
+        """Appends events. Idempotent on event_id. Each is accepted or refused on its own."""
 
     @_abc_1.abstractmethod
     def StreamEvents(
@@ -71,6 +83,6 @@ class EventsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_events_pb2.StreamEventsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_events_pb2.StreamEventsResponse], _abc.AsyncIterator[_events_pb2.StreamEventsResponse]]:
-        """The same as a stream; each response acknowledges a sequence number."""
+        """The same as a stream; each response acknowledges batches up to a sequence number, in their order."""
 
 def add_EventsServicer_to_server(servicer: EventsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from shortlist.v1 import common_pb2 as shortlist_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshortlist/v1/orchestrator.proto\x12\x0cshortlist.v1\x1a\x19shortlist/v1/common.proto\"\x9b\x01\n\x10\x44iversityOptions\x12\x15\n\x08strength\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x36\n\x04\x63\x61ps\x18\x02 \x03(\x0b\x32(.shortlist.v1.DiversityOptions.CapsEntry\x1a+\n\tCapsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x42\x0b\n\t_strength\"\x85\x01\n\rSourceOptions\x12\x0c\n\x04only\x18\x01 \x03(\t\x12\x37\n\x06quotas\x18\x02 \x03(\x0b\x32\'.shortlist.v1.SourceOptions.QuotasEntry\x1a-\n\x0bQuotasEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\xa1\x04\n\x10RecommendRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07surface\x18\x02 \x01(\t\x12 \n\x04user\x18\x03 \x01(\x0b\x32\x12.shortlist.v1.User\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x18\n\x10\x65xclude_item_ids\x18\x06 \x03(\t\x12\x19\n\x0c\x65xclude_seen\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x0e\n\x06\x66ilter\x18\x08 \x01(\t\x12\x31\n\tdiversity\x18\t \x01(\x0b\x32\x1e.shortlist.v1.DiversityOptions\x12,\n\x07sources\x18\n \x01(\x0b\x32\x1b.shortlist.v1.SourceOptions\x12<\n\x07\x63ontext\x18\x0b \x03(\x0b\x32+.shortlist.v1.RecommendRequest.ContextEntry\x12\x0f\n\x07time_ms\x18\x0c \x01(\x03\x12\x19\n\x11return_attributes\x18\r \x03(\t\x12\r\n\x05trace\x18\x0e \x01(\x08\x12\x14\n\x0cmin_coverage\x18\x0f \x01(\x02\x12\x0b\n\x03\x61rm\x18\x10 \x01(\t\x1aL\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\x42\x0f\n\r_exclude_seen\"\xee\x01\n\x0fRecommendedItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x0f\n\x07sources\x18\x04 \x03(\t\x12\r\n\x05title\x18\x05 \x01(\t\x12\x41\n\nattributes\x18\x06 \x03(\x0b\x32-.shortlist.v1.RecommendedItem.AttributesEntry\x1aO\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\"\xdd\x02\n\x11RecommendResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x05items\x18\x02 \x03(\x0b\x32\x1d.shortlist.v1.RecommendedItem\x12\x19\n\x11\x61ttribution_token\x18\x03 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\x12(\n\x08\x63overage\x18\x05 \x01(\x0b\x32\x16.shortlist.v1.Coverage\x12/\n\x0c\x64\x65gradations\x18\x06 \x03(\x0b\x32\x19.shortlist.v1.Degradation\x12(\n\x08versions\x18\x07 \x01(\x0b\x32\x16.shortlist.v1.Versions\x12\"\n\x05trace\x18\x08 \x01(\x0b\x32\x13.shortlist.v1.Trace\x12\x15\n\runknown_items\x18\t \x01(\r\x12\x12\n\ncold_start\x18\n \x01(\x08\"I\n\x15\x42\x61tchRecommendRequest\x12\x30\n\x08requests\x18\x01 \x03(\x0b\x32\x1e.shortlist.v1.RecommendRequest\"+\n\nBatchError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x81\x01\n\x14\x42\x61tchRecommendResult\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32\x1f.shortlist.v1.RecommendResponseH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.shortlist.v1.BatchErrorH\x00\x42\t\n\x07outcome\"M\n\x16\x42\x61tchRecommendResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".shortlist.v1.BatchRecommendResult\"\x8c\x01\n\x0eSimilarRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x18\n\x10\x65xclude_item_ids\x18\x04 \x03(\t\x12\x19\n\x11return_attributes\x18\x05 \x03(\t\x12\r\n\x05trace\x18\x06 \x01(\x08\"\xfc\x01\n\x0fSimilarResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x05items\x18\x02 \x03(\x0b\x32\x1d.shortlist.v1.RecommendedItem\x12(\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x16.shortlist.v1.Coverage\x12/\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32\x19.shortlist.v1.Degradation\x12(\n\x08versions\x18\x05 \x01(\x0b\x32\x16.shortlist.v1.Versions\x12\"\n\x05trace\x18\x06 \x01(\x0b\x32\x13.shortlist.v1.Trace\"\x89\x02\n\x0bRankRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12 \n\x04user\x18\x02 \x01(\x0b\x32\x12.shortlist.v1.User\x12\x10\n\x08item_ids\x18\x03 \x03(\t\x12\x37\n\x07\x63ontext\x18\x04 \x03(\x0b\x32&.shortlist.v1.RankRequest.ContextEntry\x12\x0f\n\x07time_ms\x18\x05 \x01(\x03\x12\r\n\x05trace\x18\x06 \x01(\x08\x12\x0b\n\x03\x61rm\x18\x07 \x01(\t\x1aL\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\"\xe6\x01\n\x0cRankResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x05items\x18\x02 \x03(\x0b\x32\x1d.shortlist.v1.RecommendedItem\x12\x15\n\runknown_items\x18\x03 \x01(\r\x12/\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32\x19.shortlist.v1.Degradation\x12(\n\x08versions\x18\x05 \x01(\x0b\x32\x16.shortlist.v1.Versions\x12\"\n\x05trace\x18\x06 \x01(\x0b\x32\x13.shortlist.v1.Trace2\xc0\x02\n\x0cOrchestrator\x12L\n\tRecommend\x12\x1e.shortlist.v1.RecommendRequest\x1a\x1f.shortlist.v1.RecommendResponse\x12[\n\x0e\x42\x61tchRecommend\x12#.shortlist.v1.BatchRecommendRequest\x1a$.shortlist.v1.BatchRecommendResponse\x12\x46\n\x07Similar\x12\x1c.shortlist.v1.SimilarRequest\x1a\x1d.shortlist.v1.SimilarResponse\x12=\n\x04Rank\x12\x19.shortlist.v1.RankRequest\x1a\x1a.shortlist.v1.RankResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshortlist/v1/orchestrator.proto\x12\x0cshortlist.v1\x1a\x19shortlist/v1/common.proto\"\x9b\x01\n\x10\x44iversityOptions\x12\x15\n\x08strength\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x36\n\x04\x63\x61ps\x18\x02 \x03(\x0b\x32(.shortlist.v1.DiversityOptions.CapsEntry\x1a+\n\tCapsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x42\x0b\n\t_strength\"\x85\x01\n\rSourceOptions\x12\x0c\n\x04only\x18\x01 \x03(\t\x12\x37\n\x06quotas\x18\x02 \x03(\x0b\x32\'.shortlist.v1.SourceOptions.QuotasEntry\x1a-\n\x0bQuotasEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\xa7\x05\n\x10RecommendRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07surface\x18\x02 \x01(\t\x12 \n\x04user\x18\x03 \x01(\x0b\x32\x12.shortlist.v1.User\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x18\n\x10\x65xclude_item_ids\x18\x06 \x03(\t\x12\x19\n\x0c\x65xclude_seen\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x0e\n\x06\x66ilter\x18\x08 \x01(\t\x12\x31\n\tdiversity\x18\t \x01(\x0b\x32\x1e.shortlist.v1.DiversityOptions\x12,\n\x07sources\x18\n \x01(\x0b\x32\x1b.shortlist.v1.SourceOptions\x12<\n\x07\x63ontext\x18\x0b \x03(\x0b\x32+.shortlist.v1.RecommendRequest.ContextEntry\x12\x0f\n\x07time_ms\x18\x0c \x01(\x03\x12\x19\n\x11return_attributes\x18\r \x03(\t\x12\r\n\x05trace\x18\x0e \x01(\x08\x12\x14\n\x0cmin_coverage\x18\x0f \x01(\x02\x12\x0b\n\x03\x61rm\x18\x10 \x01(\t\x12<\n\x07\x62locked\x18\x11 \x03(\x0b\x32+.shortlist.v1.RecommendRequest.BlockedEntry\x1aL\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\x1a\x46\n\x0c\x42lockedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.shortlist.v1.TextList:\x02\x38\x01\x42\x0f\n\r_exclude_seen\"\xee\x01\n\x0fRecommendedItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x0f\n\x07sources\x18\x04 \x03(\t\x12\r\n\x05title\x18\x05 \x01(\t\x12\x41\n\nattributes\x18\x06 \x03(\x0b\x32-.shortlist.v1.RecommendedItem.AttributesEntry\x1aO\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\"\xdd\x02\n\x11RecommendResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x05items\x18\x02 \x03(\x0b\x32\x1d.shortlist.v1.RecommendedItem\x12\x19\n\x11\x61ttribution_token\x18\x03 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\x12(\n\x08\x63overage\x18\x05 \x01(\x0b\x32\x16.shortlist.v1.Coverage\x12/\n\x0c\x64\x65gradations\x18\x06 \x03(\x0b\x32\x19.shortlist.v1.Degradation\x12(\n\x08versions\x18\x07 \x01(\x0b\x32\x16.shortlist.v1.Versions\x12\"\n\x05trace\x18\x08 \x01(\x0b\x32\x13.shortlist.v1.Trace\x12\x15\n\runknown_items\x18\t \x01(\r\x12\x12\n\ncold_start\x18\n \x01(\x08\"I\n\x15\x42\x61tchRecommendRequest\x12\x30\n\x08requests\x18\x01 \x03(\x0b\x32\x1e.shortlist.v1.RecommendRequest\"+\n\nBatchError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x81\x01\n\x14\x42\x61tchRecommendResult\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32\x1f.shortlist.v1.RecommendResponseH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.shortlist.v1.BatchErrorH\x00\x42\t\n\x07outcome\"M\n\x16\x42\x61tchRecommendResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".shortlist.v1.BatchRecommendResult\"\x9c\x01\n\x0eSimilarRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x18\n\x10\x65xclude_item_ids\x18\x04 \x03(\t\x12\x19\n\x11return_attributes\x18\x05 \x03(\t\x12\r\n\x05trace\x18\x06 \x01(\x08\x12\x0e\n\x06\x66ilter\x18\x07 \x01(\t\"\xfc\x01\n\x0fSimilarResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x05items\x18\x02 \x03(\x0b\x32\x1d.shortlist.v1.RecommendedItem\x12(\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x16.shortlist.v1.Coverage\x12/\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32\x19.shortlist.v1.Degradation\x12(\n\x08versions\x18\x05 \x01(\x0b\x32\x16.shortlist.v1.Versions\x12\"\n\x05trace\x18\x06 \x01(\x0b\x32\x13.shortlist.v1.Trace\"\x89\x02\n\x0bRankRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12 \n\x04user\x18\x02 \x01(\x0b\x32\x12.shortlist.v1.User\x12\x10\n\x08item_ids\x18\x03 \x03(\t\x12\x37\n\x07\x63ontext\x18\x04 \x03(\x0b\x32&.shortlist.v1.RankRequest.ContextEntry\x12\x0f\n\x07time_ms\x18\x05 \x01(\x03\x12\r\n\x05trace\x18\x06 \x01(\x08\x12\x0b\n\x03\x61rm\x18\x07 \x01(\t\x1aL\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\"\xe6\x01\n\x0cRankResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x05items\x18\x02 \x03(\x0b\x32\x1d.shortlist.v1.RecommendedItem\x12\x15\n\runknown_items\x18\x03 \x01(\r\x12/\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32\x19.shortlist.v1.Degradation\x12(\n\x08versions\x18\x05 \x01(\x0b\x32\x16.shortlist.v1.Versions\x12\"\n\x05trace\x18\x06 \x01(\x0b\x32\x13.shortlist.v1.Trace2\xc0\x02\n\x0cOrchestrator\x12L\n\tRecommend\x12\x1e.shortlist.v1.RecommendRequest\x1a\x1f.shortlist.v1.RecommendResponse\x12[\n\x0e\x42\x61tchRecommend\x12#.shortlist.v1.BatchRecommendRequest\x1a$.shortlist.v1.BatchRecommendResponse\x12\x46\n\x07Similar\x12\x1c.shortlist.v1.SimilarRequest\x1a\x1d.shortlist.v1.SimilarResponse\x12=\n\x04Rank\x12\x19.shortlist.v1.RankRequest\x1a\x1a.shortlist.v1.RankResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SOURCEOPTIONS_QUOTASENTRY']._serialized_options = b'8\001'
   _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._loaded_options = None
   _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_options = b'8\001'
+  _globals['_RECOMMENDREQUEST_BLOCKEDENTRY']._loaded_options = None
+  _globals['_RECOMMENDREQUEST_BLOCKEDENTRY']._serialized_options = b'8\001'
   _globals['_RECOMMENDEDITEM_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_RECOMMENDEDITEM_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_RANKREQUEST_CONTEXTENTRY']._loaded_options = None
@@ -51,33 +53,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SOURCEOPTIONS_QUOTASENTRY']._serialized_start=323
   _globals['_SOURCEOPTIONS_QUOTASENTRY']._serialized_end=368
   _globals['_RECOMMENDREQUEST']._serialized_start=371
-  _globals['_RECOMMENDREQUEST']._serialized_end=916
-  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_start=823
-  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_end=899
-  _globals['_RECOMMENDEDITEM']._serialized_start=919
-  _globals['_RECOMMENDEDITEM']._serialized_end=1157
-  _globals['_RECOMMENDEDITEM_ATTRIBUTESENTRY']._serialized_start=1078
-  _globals['_RECOMMENDEDITEM_ATTRIBUTESENTRY']._serialized_end=1157
-  _globals['_RECOMMENDRESPONSE']._serialized_start=1160
-  _globals['_RECOMMENDRESPONSE']._serialized_end=1509
-  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=1511
-  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=1584
-  _globals['_BATCHERROR']._serialized_start=1586
-  _globals['_BATCHERROR']._serialized_end=1629
-  _globals['_BATCHRECOMMENDRESULT']._serialized_start=1632
-  _globals['_BATCHRECOMMENDRESULT']._serialized_end=1761
-  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=1763
-  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=1840
-  _globals['_SIMILARREQUEST']._serialized_start=1843
-  _globals['_SIMILARREQUEST']._serialized_end=1983
-  _globals['_SIMILARRESPONSE']._serialized_start=1986
-  _globals['_SIMILARRESPONSE']._serialized_end=2238
-  _globals['_RANKREQUEST']._serialized_start=2241
-  _globals['_RANKREQUEST']._serialized_end=2506
-  _globals['_RANKREQUEST_CONTEXTENTRY']._serialized_start=823
-  _globals['_RANKREQUEST_CONTEXTENTRY']._serialized_end=899
-  _globals['_RANKRESPONSE']._serialized_start=2509
-  _globals['_RANKRESPONSE']._serialized_end=2739
-  _globals['_ORCHESTRATOR']._serialized_start=2742
-  _globals['_ORCHESTRATOR']._serialized_end=3062
+  _globals['_RECOMMENDREQUEST']._serialized_end=1050
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_start=885
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_end=961
+  _globals['_RECOMMENDREQUEST_BLOCKEDENTRY']._serialized_start=963
+  _globals['_RECOMMENDREQUEST_BLOCKEDENTRY']._serialized_end=1033
+  _globals['_RECOMMENDEDITEM']._serialized_start=1053
+  _globals['_RECOMMENDEDITEM']._serialized_end=1291
+  _globals['_RECOMMENDEDITEM_ATTRIBUTESENTRY']._serialized_start=1212
+  _globals['_RECOMMENDEDITEM_ATTRIBUTESENTRY']._serialized_end=1291
+  _globals['_RECOMMENDRESPONSE']._serialized_start=1294
+  _globals['_RECOMMENDRESPONSE']._serialized_end=1643
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=1645
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=1718
+  _globals['_BATCHERROR']._serialized_start=1720
+  _globals['_BATCHERROR']._serialized_end=1763
+  _globals['_BATCHRECOMMENDRESULT']._serialized_start=1766
+  _globals['_BATCHRECOMMENDRESULT']._serialized_end=1895
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=1897
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=1974
+  _globals['_SIMILARREQUEST']._serialized_start=1977
+  _globals['_SIMILARREQUEST']._serialized_end=2133
+  _globals['_SIMILARRESPONSE']._serialized_start=2136
+  _globals['_SIMILARRESPONSE']._serialized_end=2388
+  _globals['_RANKREQUEST']._serialized_start=2391
+  _globals['_RANKREQUEST']._serialized_end=2656
+  _globals['_RANKREQUEST_CONTEXTENTRY']._serialized_start=885
+  _globals['_RANKREQUEST_CONTEXTENTRY']._serialized_end=961
+  _globals['_RANKRESPONSE']._serialized_start=2659
+  _globals['_RANKRESPONSE']._serialized_end=2889
+  _globals['_ORCHESTRATOR']._serialized_start=2892
+  _globals['_ORCHESTRATOR']._serialized_end=3212
 # @@protoc_insertion_point(module_scope)

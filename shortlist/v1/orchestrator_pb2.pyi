@@ -146,6 +146,27 @@ class RecommendRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class BlockedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _common_pb2.TextList: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _common_pb2.TextList | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
@@ -162,6 +183,7 @@ class RecommendRequest(_message.Message):
     TRACE_FIELD_NUMBER: _builtins.int
     MIN_COVERAGE_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Made up by the server when empty; at most 128 bytes. Returned, logged, and part of every error."""
     surface: _builtins.str
@@ -173,7 +195,9 @@ class RecommendRequest(_message.Message):
     exclude_seen: _builtins.bool
     """Leave out what the user has already interacted with. Unset = true."""
     filter: _builtins.str
-    """A filter over item attributes. UNIMPLEMENTED in this version unless empty."""
+    """Only items whose attributes match, for instance: category IN ("drama", "comedy") AND year >= 1990. At most 4096
+    bytes; see docs/filters.md for the grammar. An unknown attribute is INVALID_ARGUMENT. It never fails open.
+    """
     time_ms: _builtins.int
     """The moment the page is for, Unix milliseconds; 0 = now."""
     trace: _builtins.bool
@@ -209,6 +233,12 @@ class RecommendRequest(_message.Message):
     def return_attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Attributes of the items to return with them, by feature name. At most 32."""
 
+    @_builtins.property
+    def blocked(self) -> _containers.MessageMap[_builtins.str, _common_pb2.TextList]:
+        """Values never shown, by item feature, for instance {"creator": ["c7"], "category": ["horror"]}. At most 32
+        features and 1000 values.
+        """
+
     def __init__(
         self,
         *,
@@ -228,10 +258,11 @@ class RecommendRequest(_message.Message):
         trace: _builtins.bool = ...,
         min_coverage: _builtins.float = ...,
         arm: _builtins.str = ...,
+        blocked: _abc.Mapping[_builtins.str, _common_pb2.TextList] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "diversity", b"diversity", "exclude_seen", b"exclude_seen", "sources", b"sources", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "arm", b"arm", "context", b"context", "diversity", b"diversity", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "filter", b"filter", "min_coverage", b"min_coverage", "page_size", b"page_size", "page_token", b"page_token", "request_id", b"request_id", "return_attributes", b"return_attributes", "sources", b"sources", "surface", b"surface", "time_ms", b"time_ms", "trace", b"trace", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "arm", b"arm", "blocked", b"blocked", "context", b"context", "diversity", b"diversity", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "filter", b"filter", "min_coverage", b"min_coverage", "page_size", b"page_size", "page_token", b"page_token", "request_id", b"request_id", "return_attributes", b"return_attributes", "sources", b"sources", "surface", b"surface", "time_ms", b"time_ms", "trace", b"trace", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exclude_seen: _TypeAlias = _typing.Literal["exclude_seen"]  # noqa: Y015
     _WhichOneofArgType__exclude_seen: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen"]  # noqa: Y015
@@ -492,6 +523,7 @@ class SimilarRequest(_message.Message):
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
     RETURN_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """See RecommendRequest.request_id."""
     item_id: _builtins.str
@@ -500,6 +532,8 @@ class SimilarRequest(_message.Message):
     """Items wanted, 1 to 200; 0 = the server's configuration."""
     trace: _builtins.bool
     """Return the funnel of this request."""
+    filter: _builtins.str
+    """See RecommendRequest.filter."""
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Never returned, at most 10000 ids."""
@@ -517,10 +551,11 @@ class SimilarRequest(_message.Message):
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         return_attributes: _abc.Iterable[_builtins.str] | None = ...,
         trace: _builtins.bool = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_item_ids", b"exclude_item_ids", "item_id", b"item_id", "page_size", b"page_size", "request_id", b"request_id", "return_attributes", b"return_attributes", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "item_id", b"item_id", "page_size", b"page_size", "request_id", b"request_id", "return_attributes", b"return_attributes", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from shortlist.v1 import retrieval_pb2 as shortlist_dot_v1_dot_retrieval__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashortlist/v1/ranking.proto\x12\x0cshortlist.v1\x1a\x1cshortlist/v1/retrieval.proto\"@\n\x0f\x43\x61ndidateSource\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\x12\r\n\x05ranks\x18\x03 \x01(\x0c\"\xd4\x01\n\x0cScoreRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12%\n\x04user\x18\x03 \x01(\x0b\x32\x17.shortlist.v1.UserState\x12\x0c\n\x04keys\x18\x04 \x01(\x0c\x12\x0f\n\x07sources\x18\x05 \x01(\x0c\x12\x35\n\x0esource_columns\x18\x06 \x03(\x0b\x32\x1d.shortlist.v1.CandidateSource\x12\r\n\x05\x66used\x18\x07 \x01(\x0c\x12\r\n\x05model\x18\x08 \x01(\t\"q\n\rScoreResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\x12\x15\n\runknown_items\x18\x03 \x01(\r\x12\x13\n\x0b\x64uration_us\x18\x04 \x01(\x04\x12\r\n\x05model\x18\x05 \x01(\t2K\n\x07Ranking\x12@\n\x05Score\x12\x1a.shortlist.v1.ScoreRequest\x1a\x1b.shortlist.v1.ScoreResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashortlist/v1/ranking.proto\x12\x0cshortlist.v1\x1a\x1cshortlist/v1/retrieval.proto\"@\n\x0f\x43\x61ndidateSource\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\x12\r\n\x05ranks\x18\x03 \x01(\x0c\"\xd4\x01\n\x0cScoreRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12%\n\x04user\x18\x03 \x01(\x0b\x32\x17.shortlist.v1.UserState\x12\x0c\n\x04keys\x18\x04 \x01(\x0c\x12\x0f\n\x07sources\x18\x05 \x01(\x0c\x12\x35\n\x0esource_columns\x18\x06 \x03(\x0b\x32\x1d.shortlist.v1.CandidateSource\x12\r\n\x05\x66used\x18\x07 \x01(\x0c\x12\r\n\x05model\x18\x08 \x01(\t\"\x97\x01\n\rScoreResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\x12\x15\n\runknown_items\x18\x03 \x01(\r\x12\x13\n\x0b\x64uration_us\x18\x04 \x01(\x04\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0clog_sequence\x18\x06 \x01(\x04\x12\x0e\n\x06lag_ms\x18\x07 \x01(\r2K\n\x07Ranking\x12@\n\x05Score\x12\x1a.shortlist.v1.ScoreRequest\x1a\x1b.shortlist.v1.ScoreResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANDIDATESOURCE']._serialized_end=138
   _globals['_SCOREREQUEST']._serialized_start=141
   _globals['_SCOREREQUEST']._serialized_end=353
-  _globals['_SCORERESPONSE']._serialized_start=355
-  _globals['_SCORERESPONSE']._serialized_end=468
-  _globals['_RANKING']._serialized_start=470
-  _globals['_RANKING']._serialized_end=545
+  _globals['_SCORERESPONSE']._serialized_start=356
+  _globals['_SCORERESPONSE']._serialized_end=507
+  _globals['_RANKING']._serialized_start=509
+  _globals['_RANKING']._serialized_end=584
 # @@protoc_insertion_point(module_scope)

@@ -119,6 +119,8 @@ class ScoreResponse(_message.Message):
     UNKNOWN_ITEMS_FIELD_NUMBER: _builtins.int
     DURATION_US_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    LOG_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The version that answered."""
     scores: _builtins.bytes
@@ -129,6 +131,10 @@ class ScoreResponse(_message.Message):
     """Time inside the ranker, microseconds."""
     model: _builtins.str
     """The ranker that scored."""
+    log_sequence: _builtins.int
+    """Position in the change log that the ranker has reached."""
+    lag_ms: _builtins.int
+    """How long ago the ranker knew that it had everything, milliseconds."""
     def __init__(
         self,
         *,
@@ -137,10 +143,12 @@ class ScoreResponse(_message.Message):
         unknown_items: _builtins.int = ...,
         duration_us: _builtins.int = ...,
         model: _builtins.str = ...,
+        log_sequence: _builtins.int = ...,
+        lag_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_us", b"duration_us", "model", b"model", "model_version", b"model_version", "scores", b"scores", "unknown_items", b"unknown_items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_us", b"duration_us", "lag_ms", b"lag_ms", "log_sequence", b"log_sequence", "model", b"model", "model_version", b"model_version", "scores", b"scores", "unknown_items", b"unknown_items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

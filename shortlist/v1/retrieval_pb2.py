@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from shortlist.v1 import common_pb2 as shortlist_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshortlist/v1/retrieval.proto\x12\x0cshortlist.v1\x1a\x19shortlist/v1/common.proto\"\x8a\x03\n\tUserState\x12\x10\n\x08user_key\x18\x01 \x01(\x06\x12\x14\n\x0chistory_keys\x18\x02 \x01(\x0c\x12\x18\n\x10history_times_ms\x18\x03 \x01(\x0c\x12\x17\n\x0fhistory_weights\x18\x04 \x01(\x0c\x12;\n\nattributes\x18\x05 \x03(\x0b\x32\'.shortlist.v1.UserState.AttributesEntry\x12\x35\n\x07\x63ontext\x18\x06 \x03(\x0b\x32$.shortlist.v1.UserState.ContextEntry\x12\x0f\n\x07time_ms\x18\x07 \x01(\x03\x1aO\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\x1aL\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\"(\n\x0bSourceQuota\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\r\"\xb8\x01\n\x0fRetrieveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rindex_version\x18\x02 \x01(\t\x12%\n\x04user\x18\x03 \x01(\x0b\x32\x17.shortlist.v1.UserState\x12)\n\x06quotas\x18\x04 \x03(\x0b\x32\x19.shortlist.v1.SourceQuota\x12\x14\n\x0c\x65xclude_keys\x18\x05 \x01(\x0c\x12\x12\n\ncheck_keys\x18\x06 \x01(\x0c\"}\n\rSourceColumns\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x01(\x0c\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\x13\n\x06weight\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06offset\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07_weightB\t\n\x07_offset\"\xd8\x02\n\x10RetrieveResponse\x12\x15\n\rindex_version\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0e\n\x06shards\x18\x03 \x01(\r\x12,\n\x07sources\x18\x04 \x03(\x0b\x32\x1b.shortlist.v1.SourceColumns\x12\x16\n\x0eitems_searched\x18\x05 \x01(\x04\x12<\n\x07\x64ropped\x18\x06 \x03(\x0b\x32+.shortlist.v1.RetrieveResponse.DroppedEntry\x12/\n\x0c\x64\x65gradations\x18\x07 \x03(\x0b\x32\x19.shortlist.v1.Degradation\x12\x13\n\x0b\x64uration_us\x18\x08 \x01(\x04\x12\x14\n\x0cunknown_keys\x18\t \x01(\r\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"F\n\x0f\x44\x65scribeRequest\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\x12\x15\n\rindex_version\x18\x03 \x01(\t\"\x1d\n\x0bGroupValues\x12\x0e\n\x06values\x18\x01 \x03(\t\"H\n\x0bGroupColumn\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12(\n\x05items\x18\x02 \x03(\x0b\x32\x19.shortlist.v1.GroupValues\"\x9f\x01\n\x0c\x41ttributeMap\x12>\n\nattributes\x18\x01 \x03(\x0b\x32*.shortlist.v1.AttributeMap.AttributesEntry\x1aO\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\"\xcd\x01\n\x10\x44\x65scribeResponse\x12\x15\n\rindex_version\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x01(\x0c\x12\x0b\n\x03ids\x18\x03 \x03(\t\x12\x0e\n\x06titles\x18\x04 \x03(\t\x12\x0f\n\x07vectors\x18\x05 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x06 \x01(\r\x12)\n\x06groups\x18\x07 \x03(\x0b\x32\x19.shortlist.v1.GroupColumn\x12.\n\nattributes\x18\x08 \x03(\x0b\x32\x1a.shortlist.v1.AttributeMap2\xa1\x01\n\tRetrieval\x12I\n\x08Retrieve\x12\x1d.shortlist.v1.RetrieveRequest\x1a\x1e.shortlist.v1.RetrieveResponse\x12I\n\x08\x44\x65scribe\x12\x1d.shortlist.v1.DescribeRequest\x1a\x1e.shortlist.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshortlist/v1/retrieval.proto\x12\x0cshortlist.v1\x1a\x19shortlist/v1/common.proto\"\x8a\x03\n\tUserState\x12\x10\n\x08user_key\x18\x01 \x01(\x06\x12\x14\n\x0chistory_keys\x18\x02 \x01(\x0c\x12\x18\n\x10history_times_ms\x18\x03 \x01(\x0c\x12\x17\n\x0fhistory_weights\x18\x04 \x01(\x0c\x12;\n\nattributes\x18\x05 \x03(\x0b\x32\'.shortlist.v1.UserState.AttributesEntry\x12\x35\n\x07\x63ontext\x18\x06 \x03(\x0b\x32$.shortlist.v1.UserState.ContextEntry\x12\x0f\n\x07time_ms\x18\x07 \x01(\x03\x1aO\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\x1aL\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\"(\n\x0bSourceQuota\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\r\"\xc8\x01\n\x0fRetrieveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rindex_version\x18\x02 \x01(\t\x12%\n\x04user\x18\x03 \x01(\x0b\x32\x17.shortlist.v1.UserState\x12)\n\x06quotas\x18\x04 \x03(\x0b\x32\x19.shortlist.v1.SourceQuota\x12\x14\n\x0c\x65xclude_keys\x18\x05 \x01(\x0c\x12\x12\n\ncheck_keys\x18\x06 \x01(\x0c\x12\x0e\n\x06\x66ilter\x18\x07 \x01(\t\"}\n\rSourceColumns\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x01(\x0c\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\x13\n\x06weight\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06offset\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07_weightB\t\n\x07_offset\"\xfe\x02\n\x10RetrieveResponse\x12\x15\n\rindex_version\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0e\n\x06shards\x18\x03 \x01(\r\x12,\n\x07sources\x18\x04 \x03(\x0b\x32\x1b.shortlist.v1.SourceColumns\x12\x16\n\x0eitems_searched\x18\x05 \x01(\x04\x12<\n\x07\x64ropped\x18\x06 \x03(\x0b\x32+.shortlist.v1.RetrieveResponse.DroppedEntry\x12/\n\x0c\x64\x65gradations\x18\x07 \x03(\x0b\x32\x19.shortlist.v1.Degradation\x12\x13\n\x0b\x64uration_us\x18\x08 \x01(\x04\x12\x14\n\x0cunknown_keys\x18\t \x01(\r\x12\x14\n\x0clog_sequence\x18\n \x01(\x04\x12\x0e\n\x06lag_ms\x18\x0b \x01(\r\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"F\n\x0f\x44\x65scribeRequest\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\x12\x15\n\rindex_version\x18\x03 \x01(\t\"\x1d\n\x0bGroupValues\x12\x0e\n\x06values\x18\x01 \x03(\t\"H\n\x0bGroupColumn\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12(\n\x05items\x18\x02 \x03(\x0b\x32\x19.shortlist.v1.GroupValues\"\x9f\x01\n\x0c\x41ttributeMap\x12>\n\nattributes\x18\x01 \x03(\x0b\x32*.shortlist.v1.AttributeMap.AttributesEntry\x1aO\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.shortlist.v1.AttributeValue:\x02\x38\x01\"\xcd\x01\n\x10\x44\x65scribeResponse\x12\x15\n\rindex_version\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x01(\x0c\x12\x0b\n\x03ids\x18\x03 \x03(\t\x12\x0e\n\x06titles\x18\x04 \x03(\t\x12\x0f\n\x07vectors\x18\x05 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x06 \x01(\r\x12)\n\x06groups\x18\x07 \x03(\x0b\x32\x19.shortlist.v1.GroupColumn\x12.\n\nattributes\x18\x08 \x03(\x0b\x32\x1a.shortlist.v1.AttributeMap2\xa1\x01\n\tRetrieval\x12I\n\x08Retrieve\x12\x1d.shortlist.v1.RetrieveRequest\x1a\x1e.shortlist.v1.RetrieveResponse\x12I\n\x08\x44\x65scribe\x12\x1d.shortlist.v1.DescribeRequest\x1a\x1e.shortlist.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,25 +49,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SOURCEQUOTA']._serialized_start=470
   _globals['_SOURCEQUOTA']._serialized_end=510
   _globals['_RETRIEVEREQUEST']._serialized_start=513
-  _globals['_RETRIEVEREQUEST']._serialized_end=697
-  _globals['_SOURCECOLUMNS']._serialized_start=699
-  _globals['_SOURCECOLUMNS']._serialized_end=824
-  _globals['_RETRIEVERESPONSE']._serialized_start=827
-  _globals['_RETRIEVERESPONSE']._serialized_end=1171
-  _globals['_RETRIEVERESPONSE_DROPPEDENTRY']._serialized_start=1125
-  _globals['_RETRIEVERESPONSE_DROPPEDENTRY']._serialized_end=1171
-  _globals['_DESCRIBEREQUEST']._serialized_start=1173
-  _globals['_DESCRIBEREQUEST']._serialized_end=1243
-  _globals['_GROUPVALUES']._serialized_start=1245
-  _globals['_GROUPVALUES']._serialized_end=1274
-  _globals['_GROUPCOLUMN']._serialized_start=1276
-  _globals['_GROUPCOLUMN']._serialized_end=1348
-  _globals['_ATTRIBUTEMAP']._serialized_start=1351
-  _globals['_ATTRIBUTEMAP']._serialized_end=1510
+  _globals['_RETRIEVEREQUEST']._serialized_end=713
+  _globals['_SOURCECOLUMNS']._serialized_start=715
+  _globals['_SOURCECOLUMNS']._serialized_end=840
+  _globals['_RETRIEVERESPONSE']._serialized_start=843
+  _globals['_RETRIEVERESPONSE']._serialized_end=1225
+  _globals['_RETRIEVERESPONSE_DROPPEDENTRY']._serialized_start=1179
+  _globals['_RETRIEVERESPONSE_DROPPEDENTRY']._serialized_end=1225
+  _globals['_DESCRIBEREQUEST']._serialized_start=1227
+  _globals['_DESCRIBEREQUEST']._serialized_end=1297
+  _globals['_GROUPVALUES']._serialized_start=1299
+  _globals['_GROUPVALUES']._serialized_end=1328
+  _globals['_GROUPCOLUMN']._serialized_start=1330
+  _globals['_GROUPCOLUMN']._serialized_end=1402
+  _globals['_ATTRIBUTEMAP']._serialized_start=1405
+  _globals['_ATTRIBUTEMAP']._serialized_end=1564
   _globals['_ATTRIBUTEMAP_ATTRIBUTESENTRY']._serialized_start=311
   _globals['_ATTRIBUTEMAP_ATTRIBUTESENTRY']._serialized_end=390
-  _globals['_DESCRIBERESPONSE']._serialized_start=1513
-  _globals['_DESCRIBERESPONSE']._serialized_end=1718
-  _globals['_RETRIEVAL']._serialized_start=1721
-  _globals['_RETRIEVAL']._serialized_end=1882
+  _globals['_DESCRIBERESPONSE']._serialized_start=1567
+  _globals['_DESCRIBERESPONSE']._serialized_end=1772
+  _globals['_RETRIEVAL']._serialized_start=1775
+  _globals['_RETRIEVAL']._serialized_end=1936
 # @@protoc_insertion_point(module_scope)

@@ -153,6 +153,7 @@ class RetrieveRequest(_message.Message):
     QUOTAS_FIELD_NUMBER: _builtins.int
     EXCLUDE_KEYS_FIELD_NUMBER: _builtins.int
     CHECK_KEYS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """For logs and errors."""
     index_version: _builtins.str
@@ -161,6 +162,8 @@ class RetrieveRequest(_message.Message):
     """u64 column: items never to return."""
     check_keys: _builtins.bytes
     """u64 column: keys to look up; the shard counts those of its slice that it does not know."""
+    filter: _builtins.str
+    """Only items that match, see docs/filters.md; empty = all."""
     @_builtins.property
     def user(self) -> Global___UserState:
         """The person and the moment."""
@@ -178,10 +181,11 @@ class RetrieveRequest(_message.Message):
         quotas: _abc.Iterable[Global___SourceQuota] | None = ...,
         exclude_keys: _builtins.bytes = ...,
         check_keys: _builtins.bytes = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_keys", b"check_keys", "exclude_keys", b"exclude_keys", "index_version", b"index_version", "quotas", b"quotas", "request_id", b"request_id", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_keys", b"check_keys", "exclude_keys", b"exclude_keys", "filter", b"filter", "index_version", b"index_version", "quotas", b"quotas", "request_id", b"request_id", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -270,6 +274,8 @@ class RetrieveResponse(_message.Message):
     DEGRADATIONS_FIELD_NUMBER: _builtins.int
     DURATION_US_FIELD_NUMBER: _builtins.int
     UNKNOWN_KEYS_FIELD_NUMBER: _builtins.int
+    LOG_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
     index_version: _builtins.str
     """The version that answered."""
     shard: _builtins.int
@@ -282,6 +288,10 @@ class RetrieveResponse(_message.Message):
     """Time inside the shard, microseconds."""
     unknown_keys: _builtins.int
     """Keys of check_keys that belong to this shard and are not in the catalogue."""
+    log_sequence: _builtins.int
+    """Position in the change log that the shard has reached."""
+    lag_ms: _builtins.int
+    """How long ago the shard knew that it had everything, milliseconds."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceColumns]:
         """Candidates by source."""
@@ -306,10 +316,12 @@ class RetrieveResponse(_message.Message):
         degradations: _abc.Iterable[_common_pb2.Degradation] | None = ...,
         duration_us: _builtins.int = ...,
         unknown_keys: _builtins.int = ...,
+        log_sequence: _builtins.int = ...,
+        lag_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degradations", b"degradations", "dropped", b"dropped", "duration_us", b"duration_us", "index_version", b"index_version", "items_searched", b"items_searched", "shard", b"shard", "shards", b"shards", "sources", b"sources", "unknown_keys", b"unknown_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degradations", b"degradations", "dropped", b"dropped", "duration_us", b"duration_us", "index_version", b"index_version", "items_searched", b"items_searched", "lag_ms", b"lag_ms", "log_sequence", b"log_sequence", "shard", b"shard", "shards", b"shards", "sources", b"sources", "unknown_keys", b"unknown_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

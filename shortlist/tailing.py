@@ -1,0 +1,93 @@
+"""Carries the change log to something that applies it: a shard, a ranker, an orchestrator."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from shortlist.errors import ShortlistError
+from shortlist.live import Changes
+from shortlist.stores import Store
+from shortlist.tiers import LogPosition
+
+__all__ = ["LogTailer"]
+
+_log = logging.getLogger(__name__)
+
+_POLL_S = 0.025  # how soon a change is noticed; reading the head costs some 10 us
+_AFTER_ERROR_S = 0.5
+
+
+class LogTailer:
+    """Reads changes after a position and hands them to `apply`, in order, off the event loop.
+
+    `apply` is called from one thread at a time. When it raises, the same stretch is tried again:
+    a replica falls behind and says so, and never skips a change.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        apply: Callable[[Changes], None],
+        *,
+        after: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._apply = apply
+        self._sequence = after
+        self._clock = clock
+        self._complete_at: float | None = None  # when it last knew that nothing was missing
+        self._started_at = clock()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def position(self) -> LogPosition:
+        """What has been applied."""
+        since = self._started_at if self._complete_at is None else self._complete_at
+        lag_ms = int((self._clock() - since) * 1000)
+        return LogPosition(sequence=self._sequence, lag_ms=max(0, lag_ms))
+
+    async def catch_up(self) -> None:
+        """Apply everything up to the head of the log as it is now. Raises what the store raises."""
+        while not await self._step():
+            pass
+
+    def start(self) -> None:
+        """Follow the log from now on; a second start does nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                complete = await self._step()
+                await asyncio.sleep(_POLL_S if complete else 0)
+            except ShortlistError as error:
+                _log.warning("the change log cannot be followed: %s", error)
+                await asyncio.sleep(_AFTER_ERROR_S)
+            except Exception:
+                _log.exception("a change could not be applied; it will be tried again")
+                await asyncio.sleep(_AFTER_ERROR_S)
+
+    async def _step(self) -> bool:
+        """Apply the next stretch; whether nothing is missing now."""
+        asked_at = self._clock()
+        if await self._store.head() > self._sequence:
+            changes = await self._store.changes(self._sequence)
+            await asyncio.to_thread(self._apply, changes)
+            self._sequence = changes.sequence
+            if changes.sequence < changes.head:
+                return False
+        self._complete_at = asked_at
+        return True
