@@ -46,11 +46,12 @@ demo: $(INSTALLED) ## Make a world, train both tiers, serve, and show pages and 
 up: $(INSTALLED) ## Serve the demo's workdir as separate processes (ARGS="--shards 2 --port 7700")
 	@$(BIN)/shortlist up --workdir $(WORKDIR) $(ARGS)
 
-test: lint ## Lint, then every test
-	@$(WITH_TMP) $(BIN)/python -m pytest $(ARGS)
+# The fast tests share the cores; a slow one starts processes and wants them for itself.
+test: lint test-fast ## Lint, then every test
+	@$(WITH_TMP) $(BIN)/python -m pytest -m slow $(ARGS)
 
 test-fast: $(INSTALLED) ## The tests that neither train nor start processes
-	@$(WITH_TMP) $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(WITH_TMP) $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 
 lint: $(INSTALLED) ## Ruff, mypy, buf, and whether the generated stubs are up to date
 	$(BIN)/ruff check .
