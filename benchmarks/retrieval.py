@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retrieval_svc.index import BruteForceIndex, Index, build_index, load_index
-from retrieval_svc.rows import NO_ROWS, Rows
+from retrieval_svc.rows import NO_ROWS, Allowed, Rows
 
 Floats = npt.NDArray[np.float32]
 
@@ -154,7 +154,7 @@ def _ask(index: Index, exact: Index, queries: Floats, k: int) -> _Asked:
 
 def _timed(times_ms: list[float], index: Index, query: Floats, k: int, exclude: Rows) -> Rows:
     started = time.perf_counter()
-    rows, _ = index.search(query, k, exclude)
+    rows, _ = index.search(query, k, Allowed(exclude=exclude))
     times_ms.append((time.perf_counter() - started) * 1000)
     return rows
 

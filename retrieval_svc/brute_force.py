@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from retrieval_svc.rows import NO_ROWS, Rows
+from retrieval_svc.rows import EVERY_ROW, NO_ROWS, Allowed, Rows
 from shortlist.errors import InvalidField
 
 __all__ = ["BruteForceIndex", "Floats", "Hits", "Index", "best", "check_query"]
@@ -18,6 +18,11 @@ Hits = tuple[Rows, Floats]
 """Rows int64 [k'], best first, and their dot products float32 [k']."""
 
 
+# With a smaller share of the rows than this, to gather them is faster than to score them all.
+_FEW = 0.3
+_PIECE = 2048
+
+
 class Index(Protocol):
     """Finds the rows with the largest dot products."""
 
@@ -26,16 +31,16 @@ class Index(Protocol):
         """`exact` or `scann`."""
         ...
 
-    def search(self, query: Floats, k: int, exclude: Rows = NO_ROWS) -> Hits:
-        """The best `k` rows for `query` that are not in `exclude`.
+    def search(self, query: Floats, k: int, allowed: Allowed = EVERY_ROW) -> Hits:
+        """The best `k` rows for `query` of those that are allowed.
 
-        Fewer than `k` come back only when the slice has no more. Scores are exact float32 dot
+        Fewer than `k` come back only when no more are allowed. Scores are exact float32 dot
         products whatever the index is, so hits of several shards may be merged by score.
 
         Args:
             query: float32 [dim], finite.
             k: at least 1; may exceed the number of rows.
-            exclude: int64 [e], ascending, unique.
+            allowed: which rows may come back.
 
         Raises:
             InvalidField: `query` has another dimension, or a NaN or Inf.
@@ -44,19 +49,37 @@ class Index(Protocol):
 
 
 class BruteForceIndex:
-    """Every dot product, then a partial sort: exact, deterministic, O(n dim)."""
+    """Every allowed dot product, then a partial sort: exact, deterministic, O(n dim)."""
 
     kind = "exact"
 
     def __init__(self, vectors: Floats) -> None:
         self._vectors = vectors  # float32 [n, dim]
 
-    def search(self, query: Floats, k: int, exclude: Rows = NO_ROWS) -> Hits:
+    def search(self, query: Floats, k: int, allowed: Allowed = EVERY_ROW) -> Hits:
         check_query(query, self._vectors.shape[1])
+        n = len(self._vectors)
+        count = allowed.count(n)
+        if count < _FEW * n:
+            rows = allowed.rows(n)
+            scores = _scores_of(self._vectors, rows, query)
+            top = best(scores, min(k, count))
+            return rows[top], scores[top]
         scores = self._vectors @ query
-        scores[exclude] = -np.inf
-        top = best(scores, min(k, len(scores) - len(exclude)))
+        if allowed.mask is not None:
+            scores[~allowed.mask.passes] = -np.inf
+        scores[allowed.exclude] = -np.inf
+        top = best(scores, min(k, count))
         return top, scores[top]
+
+
+def _scores_of(vectors: Floats, rows: Rows, query: Floats) -> Floats:
+    """float32 [len(rows)], in pieces that stay in the cache."""
+    scores = np.empty(len(rows), np.float32)
+    for first in range(0, len(rows), _PIECE):
+        piece = slice(first, first + _PIECE)
+        scores[piece] = vectors.take(rows[piece], axis=0) @ query
+    return scores
 
 
 def best(scores: Floats, k: int) -> Rows:

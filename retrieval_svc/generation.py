@@ -12,7 +12,7 @@ import numpy as np
 
 from retrieval_svc.brute_force import Floats
 from retrieval_svc.item_table import ItemTable
-from retrieval_svc.rows import NO_ROWS, Keys, Rows, rows_of
+from retrieval_svc.rows import Allowed, Keys, Rows, rows_of
 from retrieval_svc.slice_files import Fusion, RetrievalMeta, load_keys, load_vectors, slice_folder
 from retrieval_svc.source_data import SharedData, SourceData
 from retrieval_svc.sources import SOURCES, SliceView, Source, SourceQuery
@@ -91,7 +91,8 @@ class Generation:
     def retrieve(self, query: RetrieveQuery) -> RetrievedSlice:
         """Ask the sources that have a quota. One that fails is reported; the others answer."""
         started = time.perf_counter()
-        question = SourceQuery(user=query.user, exclude=self._own_rows(query.exclude))
+        exclude = self._own_rows(query.exclude)
+        question = SourceQuery(user=query.user, allowed=Allowed(exclude=exclude))
         answers: list[SourceCandidates] = []
         failures: list[StageFailure] = []
         for name, k in query.quotas.items():
@@ -106,7 +107,7 @@ class Generation:
             index_version=self.version,
             sources=tuple(answers),
             items_searched=len(self.keys) if answers else 0,
-            dropped={"excluded": len(question.exclude)} if len(question.exclude) else {},
+            dropped={"excluded": len(exclude)} if len(exclude) else {},
             failures=tuple(failures),
             unknown=self._count_unknown(query.check),
             duration_us=int((time.perf_counter() - started) * 1e6),
@@ -171,7 +172,7 @@ class Generation:
             weights=np.ones(len(liked), np.float32),
         )
         user = UserContext(user_key=0, history=history, time_ms=self.watermark_ms)
-        question = SourceQuery(user=user, exclude=NO_ROWS)
+        question = SourceQuery(user=user)
         for name in self.sources:
             try:
                 self._ask(name, question, _WARM_UP_K)

@@ -6,11 +6,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from retrieval_svc.brute_force import BruteForceIndex, Floats, Hits, Index
-from retrieval_svc.rows import NO_ROWS, Rows, places_of
+from retrieval_svc.rows import EVERY_ROW, Allowed, RowMask, Rows, places_of
 from retrieval_svc.scann_index import ScannIndex, ScannUnavailable
 from retrieval_svc.scann_tuning import build_scann
 from shortlist.errors import ArtifactRefused
@@ -121,14 +122,27 @@ class SubsetIndex:
     def __init__(self, inner: Index, rows: Rows) -> None:
         self._inner = inner
         self._rows = rows  # int64 [m], ascending; row j of `inner` is row rows[j] of the slice
+        self._narrowed: WeakKeyDictionary[RowMask, RowMask] = WeakKeyDictionary()
 
     @property
     def kind(self) -> str:
         return self._inner.kind
 
-    def search(self, query: Floats, k: int, exclude: Rows = NO_ROWS) -> Hits:
-        hits, scores = self._inner.search(query, k, places_of(self._rows, exclude))
+    def search(self, query: Floats, k: int, allowed: Allowed = EVERY_ROW) -> Hits:
+        mine = Allowed(
+            exclude=places_of(self._rows, allowed.exclude), mask=self._narrow(allowed.mask)
+        )
+        hits, scores = self._inner.search(query, k, mine)
         return self._rows[hits], scores
+
+    def _narrow(self, mask: RowMask | None) -> RowMask | None:
+        """The mask of the slice as one of `inner`; remembered as long as the slice's is in use."""
+        if mask is None:
+            return None
+        found = self._narrowed.get(mask)
+        if found is None:
+            found = self._narrowed[mask] = RowMask(mask.passes[self._rows])
+        return found
 
 
 def build_source_index(vectors: Floats, folder: Path, **options: Any) -> IndexReport:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from retrieval_svc.brute_force import BruteForceIndex, Floats, Hits, check_query
-from retrieval_svc.rows import NO_ROWS, Rows, kept
+from retrieval_svc.rows import EVERY_ROW, NO_ROWS, Allowed, Rows
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused, ShortlistError
 
 __all__ = [
@@ -40,6 +40,8 @@ _TRAINING_SAMPLE = 100_000
 # bfloat16 keeps 8 bits: a dot product is off by less than this part of both lengths.
 _BFLOAT16_ERROR = 0.02
 _ALIGNMENT_HITS = 100
+_MARGIN = 1.3
+_MOST_FETCHED = 0.1
 
 
 class ScannUnavailable(ShortlistError):
@@ -104,17 +106,20 @@ class ScannIndex:
         document = {"format": _FORMAT, **asdict(self.settings)}
         (folder / _SETTINGS).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
 
-    def search(self, query: Floats, k: int, exclude: Rows = NO_ROWS) -> Hits:
+    def search(self, query: Floats, k: int, allowed: Allowed = EVERY_ROW) -> Hits:
         check_query(query, self.settings.dim)
-        wanted = min(k, self.settings.items - len(exclude))
+        items = self.settings.items
+        count = allowed.count(items)
+        wanted = min(k, count)
         if wanted <= 0:
             return NO_ROWS, np.empty(0, np.float32)
-        if len(exclude) > self.settings.items // 2:  # to look at nearly everything is slower
-            return self._exact.search(query, k, exclude)
-        rows = nearest(self._searcher, self.settings, query, wanted + len(exclude))
-        rows = rows[kept(rows, exclude)]
-        if len(rows) < wanted:  # the leaves searched hold too few
-            return self._exact.search(query, k, exclude)
+        fetch = _fetch(wanted, items, allowed)
+        if fetch > _MOST_FETCHED * count:  # to score what is allowed is faster
+            return self._exact.search(query, k, allowed)
+        rows = nearest(self._searcher, self.settings, query, fetch)
+        rows = rows[allowed.keep(rows)]
+        if len(rows) < wanted:  # the leaves searched, or the neighbourhood, hold too few
+            return self._exact.search(query, k, allowed)
         return self._rescore(query, rows[:wanted])
 
     def _rescore(self, query: Floats, rows: Rows) -> Hits:
@@ -123,6 +128,19 @@ class ScannIndex:
         # Stable sorting is fast on what is nearly sorted.
         order = np.argsort(-scores, kind="stable")
         return rows[order], scores[order]
+
+
+def _fetch(wanted: int, items: int, allowed: Allowed) -> int:
+    """How many rows to look at so that `wanted` of them are likely allowed.
+
+    What a query excludes may be just what is nearest to it; what passes a mask is nearest as often
+    as not, but for chance and taste, which is what the margin is for.
+    """
+    if allowed.mask is None:
+        return min(items, wanted + len(allowed.exclude))
+    share = max(allowed.mask.count, 1) / items
+    expected = (wanted + len(allowed.exclude)) / share
+    return min(items, math.ceil(_MARGIN * expected))
 
 
 def nearest(searcher: Any, settings: ScannSettings, query: Floats, fetch: int) -> Rows:

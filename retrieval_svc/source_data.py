@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval_svc.brute_force import Floats, Hits, best
-from retrieval_svc.rows import Keys, Rows, places_of, ranges, rows_of
+from retrieval_svc.rows import Allowed, Keys, Rows, ranges, rows_of
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
 
 __all__ = ["PostingLists", "SharedData", "SourceData"]
@@ -78,13 +78,13 @@ class PostingLists:
         return _sums_by_row(self.rows[postings], amounts)
 
     def best(
-        self, terms: Keys, strengths: npt.NDArray[np.floating[Any]], k: int, exclude: Rows
+        self, terms: Keys, strengths: npt.NDArray[np.floating[Any]], k: int, allowed: Allowed
     ) -> Hits:
-        """The `k` rows with the largest sums, without those of `exclude` (ascending)."""
+        """The `k` rows with the largest sums, of those that are allowed."""
         rows, sums = self.add_up(terms, strengths)
-        closed = places_of(rows, exclude)
-        if len(closed):
-            rows, sums = np.delete(rows, closed), np.delete(sums, closed)
+        if not allowed.everything:
+            keep = allowed.keep_ascending(rows)
+            rows, sums = rows[keep], sums[keep]
         top = best(sums, min(k, len(sums)))
         return rows[top], sums[top]
 

@@ -26,6 +26,7 @@ import ray
 from retrieval_svc.encoder import UserEncoder
 from retrieval_svc.generation import Generation
 from retrieval_svc.index import BruteForceIndex
+from retrieval_svc.rows import Allowed
 from retrieval_svc.slice_files import RetrievalMeta
 from retrieval_svc.source_data import SharedData, SourceData
 from shortlist.artifacts import Artifact, ArtifactStore, StagedArtifact
@@ -345,7 +346,8 @@ def _judge(dataset: Dataset, window: Window, seed: int) -> Callable[[TwoTower], 
         for moment, user in zip(todo, users, strict=True):
             if relevant := relevant_rows(dataset, moment):
                 seen = np.unique(dataset.events.item[moment.known]).astype(np.int64)
-                rows, _ = index.search(model.encoder.encode(user), _JUDGED_DEPTH, seen)
+                allowed = Allowed(exclude=seen)
+                rows, _ = index.search(model.encoder.encode(user), _JUDGED_DEPTH, allowed)
                 gains.append(ndcg(rows.tolist(), relevant, _JUDGED_DEPTH))
         return float(np.mean(gains)) if gains else 0.0
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval_svc.brute_force import Floats, Hits
-from retrieval_svc.rows import Keys, Rows
+from retrieval_svc.rows import EVERY_ROW, Allowed, Keys
 from retrieval_svc.source_data import PostingLists, SharedData, SourceData
 from shortlist.errors import ArtifactCorrupt
 from shortlist.tiers import UserContext
@@ -27,7 +27,7 @@ class SourceQuery:
     """One question to every source of a slice."""
 
     user: UserContext
-    exclude: Rows  # int64 [e], ascending, unique: rows that no source may propose
+    allowed: Allowed = EVERY_ROW  # no source may propose any other row
 
 
 class Source(Protocol):
@@ -42,9 +42,10 @@ class Source(Protocol):
         ...
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
-        """The source's best `k` rows that are not excluded, best first, with finite scores.
+        """The source's best `k` rows of those that are allowed, best first, with finite scores.
 
-        None when the source has nothing to say to this user. Scores of one source may be compared
+        Fewer than `k` only when no more of its rows are allowed, however few those are. None when
+        the source has nothing to say to this user. Scores of one source may be compared
         across shards, and an item's score does not depend on how the items are divided. Called from
         several threads at once. May raise anything: the other sources then answer without this one.
         """

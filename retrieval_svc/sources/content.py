@@ -83,7 +83,7 @@ class ContentSource:
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
         taste = self._taste.of(query.user.history)
-        return NO_HITS if taste is None else self._index.search(taste, k, query.exclude)
+        return NO_HITS if taste is None else self._index.search(taste, k, query.allowed)
 
 
 def content_vectors(view: SliceView, dim: int) -> Floats:

@@ -30,4 +30,4 @@ class CooccurrenceSource:
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
         liked = self._recency.liked(query.user.history)
-        return self._similar.best(liked.keys, liked.shares, k, query.exclude)
+        return self._similar.best(liked.keys, liked.shares, k, query.allowed)

@@ -67,4 +67,4 @@ class CreatorSource:
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
         creators, shares = self._creators.of(self._recency.liked(query.user.history))
-        return self._items.best(creators, shares, k, query.exclude)
+        return self._items.best(creators, shares, k, query.allowed)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval_svc.brute_force import Floats, Hits, best
-from retrieval_svc.rows import Rows, kept
+from retrieval_svc.rows import Rows
 from retrieval_svc.sources.base import SliceView, SourceQuery
 from retrieval_svc.sources.chart import Chart
 from retrieval_svc.sources.content import ContentTaste, content_vectors
@@ -45,8 +45,8 @@ class FreshSource:
     def propose(self, query: SourceQuery, k: int) -> Hits:
         taste = self._taste.of(query.user.history) if self._taste else None
         if taste is None:
-            return self._newest_first.best(k, query.exclude)
-        allowed = np.flatnonzero(kept(self._rows, query.exclude))
+            return self._newest_first.best(k, query.allowed)
+        allowed = np.flatnonzero(query.allowed.keep_ascending(self._rows))
         scores = (self._contents @ taste + self._recency)[allowed]
         top = best(scores, min(k, len(scores)))
         return self._rows[allowed[top]], scores[top]

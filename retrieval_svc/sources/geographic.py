@@ -37,7 +37,7 @@ class GeographicSource:
         places = _places({**query.user.attributes, **query.user.context}, self._features)
         keys = np.array(sorted(places), np.uint64)
         strengths = np.array([places[key] for key in sorted(places)], np.float64)
-        return self._popular.best(keys, strengths, k, query.exclude)
+        return self._popular.best(keys, strengths, k, query.allowed)
 
 
 def _places(about: Mapping[str, AttributeValue], features: Sequence[str]) -> dict[int, float]:

@@ -90,7 +90,7 @@ class MfSource:
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
         factor = self._fold_in.factor(self._recency.liked(query.user.history))
-        return NO_HITS if factor is None else self._index.search(factor, k, query.exclude)
+        return NO_HITS if factor is None else self._index.search(factor, k, query.allowed)
 
 
 def _check_gram(gram: Floats, dim: int, path: Path) -> None:

@@ -26,4 +26,4 @@ class PopularSource:
         return cls(Chart(view.column("score", np.float32)))
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
-        return self._chart.best(k, query.exclude)
+        return self._chart.best(k, query.allowed)

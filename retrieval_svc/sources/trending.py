@@ -28,4 +28,4 @@ class TrendingSource:
         return cls(Chart(scores[rising], rising))
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
-        return self._chart.best(k, query.exclude)
+        return self._chart.best(k, query.allowed)

@@ -27,4 +27,4 @@ class TwoTowerSource:
         return cls(encoder, load_index(view.index_folder, view.vectors))
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
-        return self._index.search(self._encoder.encode(query.user), k, query.exclude)
+        return self._index.search(self._encoder.encode(query.user), k, query.allowed)

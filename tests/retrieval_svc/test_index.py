@@ -16,6 +16,7 @@ from retrieval_svc.index import (
     build_index,
     load_index,
 )
+from retrieval_svc.rows import Allowed
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused, InvalidField
 from tests.retrieval_svc.factory import Floats, clustered, unit
 
@@ -78,7 +79,7 @@ def test_excluded_rows_never_come_back_and_are_replaced(
     scann: Index, vectors: Floats, queries: Floats, excluded: int
 ) -> None:
     best, _ = BruteForceIndex(vectors).search(queries[1], excluded)
-    rows, _ = scann.search(queries[1], K, np.sort(best))
+    rows, _ = scann.search(queries[1], K, Allowed(exclude=np.sort(best)))
     assert len(rows) == K
     assert not np.isin(rows, best).any()
 
@@ -88,7 +89,7 @@ def test_an_underfilled_search_falls_back_to_the_exact_one(
 ) -> None:
     keep = np.arange(0, len(vectors), 3000)  # ten rows, most of them in leaves far away
     exclude = np.setdiff1d(np.arange(len(vectors)), keep)
-    rows, _ = scann.search(queries[2], 10, exclude)
+    rows, _ = scann.search(queries[2], 10, Allowed(exclude=exclude))
     assert sorted(rows.tolist()) == keep.tolist()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retrieval_svc.rows import Allowed
 from retrieval_svc.source_data import PostingLists, SharedData, SourceData
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
 from shortlist.ids import shard_of
@@ -70,7 +71,7 @@ def test_terms_without_lists_and_empty_lists_give_nothing() -> None:
         weights=np.ones(1, np.float32),
     )
     for lists, terms in ((empty, KEYS[:3]), (hollow, KEYS[:1]), (hollow, KEYS[:0])):
-        rows, sums = lists.best(terms, np.ones(len(terms)), 5, np.array([1, 3]))
+        rows, sums = lists.best(terms, np.ones(len(terms)), 5, Allowed(exclude=np.array([1, 3])))
         assert (len(rows), len(sums)) == (0, 0)
     assert hollow.add_up(KEYS[:2], np.array([5.0, 2.0]))[1].tolist() == [2.0]
 
@@ -81,7 +82,7 @@ def test_the_best_come_first_without_the_excluded_and_ties_go_by_row() -> None:
         np.array([9, 1, 4, 7, 2], np.int32),
         np.array([1, 3, 2, 2, 2], np.float32),
     )
-    rows, sums = lists.best(KEYS[:1], np.ones(1), 3, np.array([0, 1, 8]))
+    rows, sums = lists.best(KEYS[:1], np.ones(1), 3, Allowed(exclude=np.array([0, 1, 8])))
     assert rows.tolist() == [2, 4, 7]
     assert sums.tolist() == [2, 2, 2]
 

@@ -15,6 +15,7 @@ from retrieval_svc.index import (
     build_source_index,
     load_source_index,
 )
+from retrieval_svc.rows import Allowed
 from shortlist.errors import ArtifactCorrupt
 from tests.retrieval_svc.factory import Floats, clustered
 
@@ -70,7 +71,7 @@ def test_hits_have_the_row_numbers_and_scores_of_the_slice(
     scann: Index, factors: Floats, users: Floats, k: int
 ) -> None:
     exclude = np.arange(0, ITEMS, 3)
-    rows, scores = scann.search(users[0], k, exclude)
+    rows, scores = scann.search(users[0], k, Allowed(exclude=exclude))
     allowed = np.asarray(factors.any(axis=1))
     allowed[exclude] = False
     assert len(np.unique(rows)) == len(rows) == min(k, int(allowed.sum()))
@@ -97,7 +98,7 @@ def test_an_exact_index_of_some_rows_never_finds_the_zero_ones(tmp_path: Path) -
     query = np.array([1, 0], np.float32)
     assert isinstance(index, SubsetIndex)
     assert index.search(query, 10)[0].tolist() == [2, 4, 1]
-    assert index.search(query, 10, np.array([0, 2, 3]))[0].tolist() == [4, 1]
+    assert index.search(query, 10, Allowed(exclude=np.array([0, 2, 3])))[0].tolist() == [4, 1]
     assert len(index.search(query, 10, np.arange(5))[0]) == 0
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import ray
 
 from retrieval_svc.index import BruteForceIndex
-from retrieval_svc.rows import Rows
+from retrieval_svc.rows import Allowed, Rows
 from retrieval_svc.sources import SOURCES, SliceView, SourceQuery
 from shortlist.config import Config
 from shortlist.errors import ArtifactRefused
@@ -156,7 +156,7 @@ def _opened(trained: TrainedSource, lessons: SourceLessons) -> Proposals:
     source = SOURCES[trained.name].open(view)
 
     def propose(exam: Exam, k: int) -> Sequence[int]:
-        rows, _ = source.propose(SourceQuery(user=exam.user, exclude=exam.seen), k)
+        rows, _ = source.propose(SourceQuery(user=exam.user, allowed=Allowed(exclude=exam.seen)), k)
         return rows.tolist()
 
     return propose
@@ -187,7 +187,7 @@ def _nearest(model: TwoTower) -> Proposals:
     index = BruteForceIndex(model.item_vectors)
 
     def propose(exam: Exam, k: int) -> Sequence[int]:
-        rows, _ = index.search(model.encoder.encode(exam.user), k, exam.seen)
+        rows, _ = index.search(model.encoder.encode(exam.user), k, Allowed(exclude=exam.seen))
         return rows.tolist()
 
     return propose

@@ -12,7 +12,7 @@ import pytest
 
 from retrieval_svc.brute_force import Hits
 from retrieval_svc.generation import Generation
-from retrieval_svc.rows import NO_ROWS, Rows
+from retrieval_svc.rows import NO_ROWS, Allowed, Rows
 from retrieval_svc.slice_files import RetrievalMeta
 from retrieval_svc.sources import SOURCES, Source, SourceQuery
 from shortlist.ids import keys_of
@@ -59,7 +59,7 @@ def somebody() -> UserContext:
 
 
 def ask(source: Source, user: UserContext, k: int, exclude: Rows = NO_ROWS) -> Hits:
-    rows, scores = source.propose(SourceQuery(user=user, exclude=exclude), k)
+    rows, scores = source.propose(SourceQuery(user=user, allowed=Allowed(exclude=exclude)), k)
     assert rows.dtype == np.int64
     assert scores.dtype == np.float32
     assert len(rows) == len(scores) == len(np.unique(rows)) <= k

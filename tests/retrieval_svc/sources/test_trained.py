@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retrieval_svc.rows import Allowed
 from retrieval_svc.source_data import SharedData, SourceData
 from retrieval_svc.sources import SOURCES, SliceView, SourceQuery
 from shortlist.config import RetrievalConfig
@@ -88,7 +89,9 @@ def test_a_trained_source_opens_and_proposes(
     liked = [int(key) for key in lesson.dataset.item_keys[[3, 5, 9]]]
     user = user_who_liked(*liked, country="france", home=PARIS)
     source = SOURCES[name].open(views[name])
-    rows, scores = source.propose(SourceQuery(user=user, exclude=np.array([3, 5, 9])), 10)
+    rows, scores = source.propose(
+        SourceQuery(user=user, allowed=Allowed(exclude=np.array([3, 5, 9]))), 10
+    )
     assert len(rows) >= 5
     assert np.isfinite(scores).all()
     assert not np.isin(rows, [3, 5, 9]).any()
@@ -104,5 +107,5 @@ def test_creators_and_contents_lead_to_what_is_alike(
     user = user_who_liked(int(lesson.dataset.item_keys[10]))
     for name, period in (("creator", 5), ("content", 35)):
         source = SOURCES[name].open(views[name])
-        rows, _ = source.propose(SourceQuery(user=user, exclude=np.array([10])), 1)
+        rows, _ = source.propose(SourceQuery(user=user, allowed=Allowed(exclude=np.array([10]))), 1)
         assert rows[0] % period == 10 % period

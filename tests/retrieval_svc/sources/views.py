@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from retrieval_svc.brute_force import Floats, Hits
-from retrieval_svc.rows import NO_ROWS
+from retrieval_svc.rows import NO_ROWS, Allowed
 from retrieval_svc.source_data import PostingLists, SharedData, SourceData
 from retrieval_svc.sources import SOURCES, SliceView, Source, SourceQuery
 from shortlist.ids import keys_of
@@ -78,7 +78,7 @@ def hits_of(
         time_ms=WATERMARK_MS,
     )
     excluded = np.array(sorted(exclude), np.int64) if exclude else NO_ROWS
-    return source.propose(SourceQuery(user=user, exclude=excluded), k)
+    return source.propose(SourceQuery(user=user, allowed=Allowed(exclude=excluded)), k)
 
 
 def history_of(events: Sequence[tuple[int, float]]) -> History:
