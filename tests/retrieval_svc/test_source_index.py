@@ -99,7 +99,7 @@ def test_an_exact_index_of_some_rows_never_finds_the_zero_ones(tmp_path: Path) -
     assert isinstance(index, SubsetIndex)
     assert index.search(query, 10)[0].tolist() == [2, 4, 1]
     assert index.search(query, 10, Allowed(exclude=np.array([0, 2, 3])))[0].tolist() == [4, 1]
-    assert len(index.search(query, 10, np.arange(5))[0]) == 0
+    assert len(index.search(query, 10, Allowed(exclude=np.arange(5)))[0]) == 0
 
 
 @pytest.mark.parametrize("rows", [0, 4])
