@@ -301,3 +301,19 @@ def test_training_that_diverges_is_refused(train: Any) -> None:
 
 def replace_epochs(config: TwoTowerConfig, epochs: int) -> TwoTowerConfig:
     return config.model_copy(update={"epochs": epochs})
+
+
+def test_training_goes_on_from_the_parameters_of_another(train: Callable[..., Any]) -> None:
+    dataset = rich_dataset(timed=False)
+    first = train(dataset)
+    second = train(dataset, begin_with=first.parameters)
+    assert second.losses[0] < first.losses[-1] < first.losses[0]
+
+
+def test_parameters_of_another_shape_are_begun_anew(train: Callable[..., Any]) -> None:
+    dataset = rich_dataset(timed=False)
+    wide = train(dataset, SMALL.model_copy(update={"dim": 32}))
+    np.testing.assert_array_equal(
+        train(dataset, begin_with={"ids": wide.parameters["ids"]}).item_vectors,
+        train(dataset).item_vectors,
+    )
