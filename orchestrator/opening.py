@@ -237,17 +237,13 @@ def recent_history(
     default = next(iter(events), "")
     times = np.array([event.time_ms or now_ms for event in recent], np.int64)
     order = np.argsort(times, kind="stable")
-    weights = [_weight(events.get(e.event_type or default, EventType()), e.value) for e in recent]
+    kinds = [events.get(event.event_type or default, EventType()) for event in recent]
+    weights = [kind.weight_of(event.value) for kind, event in zip(kinds, recent, strict=True)]
     return History(
         keys=keys_of(event.item_id for event in recent)[order],
         times_ms=times[order],
         weights=np.array(weights, np.float32)[order],
     )
-
-
-def _weight(kind: EventType, value: float | None) -> float:
-    liked = kind.positive_at is None or value is None or value >= kind.positive_at
-    return kind.weight if liked else 0.0
 
 
 def fingerprint(request: PageRequest) -> int:

@@ -18,13 +18,19 @@ from shortlist.tiers import AttributeValue
 
 __all__ = [
     "DAY_MS",
+    "MAX_ATTRIBUTES",
     "MAX_BATCH",
     "Limits",
+    "Violation",
+    "attribute_violations",
+    "bad_id",
     "check_batch",
     "check_page_request",
     "check_rank_request",
     "check_similar_request",
     "configuration_violations",
+    "too_long",
+    "too_many",
 ]
 
 Violation = tuple[str, str]
@@ -100,7 +106,7 @@ def configuration_violations(
         yield f"slate.minimums.{source}", _unknown_source(source, known_sources)
     for name, arm in config.ranking.arms.items():
         path = f"ranking.arms.{name}"
-        yield from _too_long(path, name, MAX_ARM_BYTES)
+        yield from too_long(path, name, MAX_ARM_BYTES)
         if rankers is not None and arm.ranker not in rankers | {BLEND_ORDER}:
             text = f"unknown ranker {arm.ranker!r}; known: {_listed(rankers | {BLEND_ORDER})}"
             yield f"{path}.ranker", text
@@ -113,7 +119,7 @@ def _raise_any(violations: Iterator[Violation]) -> None:
 
 def _page_violations(request: PageRequest, limits: Limits) -> Iterator[Violation]:
     yield from _person_violations(request, limits)
-    yield from _too_long("surface", request.surface, MAX_SURFACE_BYTES)
+    yield from too_long("surface", request.surface, MAX_SURFACE_BYTES)
     yield from _listing_violations(request)
     if request.diversity is not None:
         yield from _outside("diversity.strength", request.diversity, 0, 1)
@@ -125,15 +131,15 @@ def _page_violations(request: PageRequest, limits: Limits) -> Iterator[Violation
 
 def _listing_violations(request: PageRequest | SimilarRequest) -> Iterator[Violation]:
     yield from _outside("page_size", request.page_size, 0, MAX_PAGE_SIZE)
-    yield from _too_many("exclude_item_ids", request.exclude_item_ids, MAX_EXCLUDED)
+    yield from too_many("exclude_item_ids", request.exclude_item_ids, MAX_EXCLUDED)
     for at, item_id in enumerate(request.exclude_item_ids):
-        yield from _bad_id(f"exclude_item_ids[{at}]", item_id)
-    yield from _too_many("return_attributes", request.return_attributes, MAX_RETURN_ATTRIBUTES)
+        yield from bad_id(f"exclude_item_ids[{at}]", item_id)
+    yield from too_many("return_attributes", request.return_attributes, MAX_RETURN_ATTRIBUTES)
 
 
 def _similar_violations(request: SimilarRequest) -> Iterator[Violation]:
-    yield from _too_long("request_id", request.request_id, MAX_REQUEST_ID_BYTES)
-    yield from _bad_id("item_id", request.item_id)
+    yield from too_long("request_id", request.request_id, MAX_REQUEST_ID_BYTES)
+    yield from bad_id("item_id", request.item_id)
     yield from _listing_violations(request)
 
 
@@ -142,28 +148,28 @@ def _rank_violations(request: RankRequest, limits: Limits) -> Iterator[Violation
     yield from _arm_violations(request.arm, limits)
     if not request.item_ids:
         yield "item_ids", "is empty"
-    yield from _too_many("item_ids", request.item_ids, MAX_RANKED)
+    yield from too_many("item_ids", request.item_ids, MAX_RANKED)
     first: dict[str, int] = {}
     for at, item_id in enumerate(request.item_ids):
-        yield from _bad_id(f"item_ids[{at}]", item_id)
+        yield from bad_id(f"item_ids[{at}]", item_id)
         if first.setdefault(item_id, at) != at:
             yield f"item_ids[{at}]", f"repeats item_ids[{first[item_id]}]"
 
 
 def _person_violations(request: PageRequest | RankRequest, limits: Limits) -> Iterator[Violation]:
-    yield from _too_long("request_id", request.request_id, MAX_REQUEST_ID_BYTES)
-    yield from _too_long("user.id", request.user_id, MAX_ID_BYTES)
-    yield from _too_long("user.session_id", request.session_id, MAX_SESSION_ID_BYTES)
-    yield from _attribute_violations("user.attributes", request.user_attributes)
-    yield from _attribute_violations("context", request.context)
+    yield from too_long("request_id", request.request_id, MAX_REQUEST_ID_BYTES)
+    yield from too_long("user.id", request.user_id, MAX_ID_BYTES)
+    yield from too_long("user.session_id", request.session_id, MAX_SESSION_ID_BYTES)
+    yield from attribute_violations("user.attributes", request.user_attributes)
+    yield from attribute_violations("context", request.context)
     yield from _time_violations("time_ms", request.time_ms, limits)
-    yield from _too_many("user.recent_events", request.recent_events, MAX_RECENT_EVENTS)
+    yield from too_many("user.recent_events", request.recent_events, MAX_RECENT_EVENTS)
     for at, event in enumerate(request.recent_events):
         yield from _event_violations(f"user.recent_events[{at}]", event, limits)
 
 
 def _event_violations(path: str, event: RecentEvent, limits: Limits) -> Iterator[Violation]:
-    yield from _bad_id(f"{path}.item_id", event.item_id)
+    yield from bad_id(f"{path}.item_id", event.item_id)
     if event.event_type and limits.events and event.event_type not in limits.events:
         known = ", ".join(limits.events)
         yield f"{path}.event_type", f"unknown event type {event.event_type!r}; known: {known}"
@@ -197,14 +203,14 @@ def _source_violations(request: PageRequest, limits: Limits) -> Iterator[Violati
 
 def _arm_violations(arm: str, limits: Limits) -> Iterator[Violation]:
     if arm and arm not in limits.arms:
-        yield from _too_long("arm", arm, MAX_ARM_BYTES)
+        yield from too_long("arm", arm, MAX_ARM_BYTES)
         yield "arm", f"unknown arm {arm!r}; known: {_listed(limits.arms)}"
 
 
-def _attribute_violations(
+def attribute_violations(
     path: str, attributes: Mapping[str, AttributeValue]
 ) -> Iterator[Violation]:
-    yield from _too_many(path, attributes, MAX_ATTRIBUTES)
+    yield from too_many(path, attributes, MAX_ATTRIBUTES)
     for name, value in attributes.items():
         if isinstance(value, int | float) and not math.isfinite(value):
             yield f'{path}["{name}"]', f"must be finite, got {value}"
@@ -217,18 +223,18 @@ def _time_violations(path: str, time_ms: int, limits: Limits) -> Iterator[Violat
         yield path, f"lies more than a day in the future, got {time_ms} (Unix milliseconds)"
 
 
-def _bad_id(path: str, id: str) -> Iterator[Violation]:
+def bad_id(path: str, id: str) -> Iterator[Violation]:
     if not id:
         yield path, "is empty"
-    yield from _too_long(path, id, MAX_ID_BYTES)
+    yield from too_long(path, id, MAX_ID_BYTES)
 
 
-def _too_long(path: str, text: str, most: int) -> Iterator[Violation]:
+def too_long(path: str, text: str, most: int) -> Iterator[Violation]:
     if len(text) * 4 > most and (size := len(text.encode())) > most:
         yield path, f"must be at most {most} bytes, got {size}"
 
 
-def _too_many(
+def too_many(
     path: str, values: Sequence[object] | Mapping[str, object], most: int
 ) -> Iterator[Violation]:
     if len(values) > most:

@@ -288,6 +288,11 @@ class EventType(_Strict):
     positive_at: Annotated[float, Field(allow_inf_nan=False)] | None = None
     head: NonEmpty | None = None  # the ranking head that it trains; default: the event's own name
 
+    def weight_of(self, value: float | None) -> float:
+        """What one event with this value says; 0 = seen but not liked."""
+        liked = self.positive_at is None or value is None or value >= self.positive_at
+        return self.weight if liked else 0.0
+
 
 class SplitPlan(_Strict):
     """How interactions are divided into train, validation and test."""

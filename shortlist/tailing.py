@@ -51,6 +51,11 @@ class LogTailer:
         lag_ms = int((self._clock() - since) * 1000)
         return LogPosition(sequence=self._sequence, lag_ms=max(0, lag_ms))
 
+    @property
+    def complete(self) -> bool:
+        """Whether it has ever known that nothing was missing."""
+        return self._complete_at is not None
+
     async def catch_up(self) -> None:
         """Apply everything up to the head of the log as it is now. Raises what the store raises."""
         while not await self._step():
