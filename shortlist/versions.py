@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from shortlist.admin import LoadedVersion, TierStatus
 from shortlist.errors import VersionNotServed
+from shortlist.live import Changes
+from shortlist.stores import Store
+from shortlist.tailing import LogTailer
+from shortlist.tiers import LogPosition
 
 __all__ = ["LoadedVersions", "Servable"]
 
 
 class Servable(Protocol):
-    """Something of one version, immutable once loaded."""
+    """Something of one version, as published; beside it, what has changed since."""
 
     @property
     def version(self) -> str: ...
+
+    @property
+    def log_sequence(self) -> int:
+        """The changes up to this one are part of the version as it was published."""
+        ...
+
+    def apply(self, changes: Changes) -> None:
+        """Take in changes; called from one thread at a time while others ask. Never some of them
+        only: when it raises, the same are given again."""
+        ...
 
     def describe_version(self, *, active: bool) -> LoadedVersion: ...
 
@@ -27,17 +42,35 @@ S = TypeVar("S", bound=Servable)
 
 
 class LoadedVersions(Generic[S]):
-    """A `shortlist.admin.VersionedTier`. Changes only from the event loop, one at a time."""
+    """A `shortlist.admin.VersionedTier`. Changes only from the event loop, one at a time.
 
-    def __init__(self, active: S, load: Callable[[str], S]) -> None:
+    With a store every version follows the log of changes, each from where it was published.
+    """
+
+    def __init__(self, active: S, load: Callable[[str], S], *, store: Store | None = None) -> None:
         """`load` opens another version of the same tier; it may raise what opening raises."""
         self._active = active
         self._loaded = {active.version: active}
         self._load = load
+        self._store = store
+        self._tailers: dict[str, LogTailer] = {}
 
     @property
     def active(self) -> S:
         return self._active
+
+    async def start(self) -> None:
+        """Catch up with the log, then follow it. A second start does nothing.
+
+        To be called before the active version is asked. Raises what the store raises.
+        """
+        await self._follow(self._active)
+
+    async def close(self) -> None:
+        """Follow no longer."""
+        tailers, self._tailers = self._tailers, {}
+        for tailer in tailers.values():
+            await tailer.close()
 
     def of(self, version: str | None) -> S:
         """What is loaded of `version`, or the active one. Raises `VersionNotServed`."""
@@ -50,14 +83,19 @@ class LoadedVersions(Generic[S]):
                 f"version {version} is not served here; served: {', '.join(self._loaded)}"
             ) from None
 
+    def position(self, version: str | None = None) -> LogPosition:
+        """How much of the log `version`, or the active one, knows; without a store nothing."""
+        tailer = self._tailers.get(self.of(version).version)
+        return tailer.position if tailer else LogPosition()
+
     def status(self) -> TierStatus:
-        return self._active.describe_tier(
-            tuple(one.describe_version(active=one is self._active) for one in self._loaded.values())
-        )
+        return self._active.describe_tier(tuple(map(self._describe, self._loaded.values())))
 
     async def prepare(self, version: str) -> None:
         if version not in self._loaded:
-            self._loaded[version] = await asyncio.to_thread(self._load, version)
+            one = await asyncio.to_thread(self._load, version)
+            await self._follow(one)  # it counts as prepared when it knows what the others know
+            self._loaded[version] = one
 
     async def activate(self, version: str) -> str:
         previous, self._active = self._active, self.of(version)
@@ -67,3 +105,17 @@ class LoadedVersions(Generic[S]):
         if self.of(version) is self._active:
             raise VersionNotServed(f"{version} is active; activate another version first")
         del self._loaded[version]
+        if tailer := self._tailers.pop(version, None):
+            await tailer.close()
+
+    async def _follow(self, one: S) -> None:
+        if self._store is None or one.version in self._tailers:
+            return
+        tailer = LogTailer(self._store, one.apply, after=one.log_sequence)
+        await tailer.catch_up()
+        self._tailers[one.version] = tailer
+        tailer.start()
+
+    def _describe(self, one: S) -> LoadedVersion:
+        described = one.describe_version(active=one is self._active)
+        return replace(described, log=self.position(one.version))

@@ -7,12 +7,17 @@ import pytest
 
 from shortlist.admin import LoadedVersion, TierStatus
 from shortlist.errors import ArtifactNotFound, VersionNotServed
+from shortlist.live import Changes
 from shortlist.versions import LoadedVersions
 
 
 @dataclass(frozen=True)
 class Servable:
     version: str
+    log_sequence: int = 0
+
+    def apply(self, changes: Changes) -> None:
+        return None
 
     def describe_version(self, *, active: bool) -> LoadedVersion:
         return LoadedVersion(
