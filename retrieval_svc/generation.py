@@ -12,7 +12,7 @@ import numpy as np
 
 from retrieval_svc.brute_force import Floats
 from retrieval_svc.item_table import ItemTable
-from retrieval_svc.rows import Allowed, Keys, Rows, rows_of
+from retrieval_svc.rows import Allowed, Keys, RowMask, Rows, rows_of
 from retrieval_svc.slice_files import Fusion, RetrievalMeta, load_keys, load_vectors, slice_folder
 from retrieval_svc.source_data import SharedData, SourceData
 from retrieval_svc.sources import SOURCES, SliceView, Source, SourceQuery
@@ -89,10 +89,15 @@ class Generation:
         return generation
 
     def retrieve(self, query: RetrieveQuery) -> RetrievedSlice:
-        """Ask the sources that have a quota. One that fails is reported; the others answer."""
+        """Ask the sources that have a quota. One that fails is reported; the others answer.
+
+        Raises `InvalidField` of `filter` for one that these items cannot answer.
+        """
         started = time.perf_counter()
         exclude = self._own_rows(query.exclude)
-        question = SourceQuery(user=query.user, allowed=Allowed(exclude=exclude))
+        matching = self.items.matching(query.filter)
+        allowed = Allowed(exclude=exclude).where(matching)
+        question = SourceQuery(user=query.user, allowed=allowed)
         answers: list[SourceCandidates] = []
         failures: list[StageFailure] = []
         for name, k in query.quotas.items():
@@ -107,7 +112,7 @@ class Generation:
             index_version=self.version,
             sources=tuple(answers),
             items_searched=len(self.keys) if answers else 0,
-            dropped={"excluded": len(exclude)} if len(exclude) else {},
+            dropped=_dropped(exclude, matching),
             failures=tuple(failures),
             unknown=self._count_unknown(query.check),
             duration_us=int((time.perf_counter() - started) * 1e6),
@@ -203,6 +208,12 @@ def _open_sources(
             siblings=views,
         )
     return {name: SOURCES[name].open(view) for name, view in views.items()}
+
+
+def _dropped(exclude: Rows, matching: RowMask | None) -> dict[str, int]:
+    unmatched = 0 if matching is None else len(matching) - matching.count
+    counts = {"excluded": len(exclude), "filtered": unmatched}
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def _failure(source: str, error: Exception) -> StageFailure:

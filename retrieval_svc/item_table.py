@@ -11,13 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrieval_svc.rows import Keys, Rows
+from retrieval_svc.item_filter import FilterColumn, ItemFilter, Kind
+from retrieval_svc.rows import Keys, RowMask, Rows
 from shortlist.errors import ArtifactCorrupt, InvalidField
 from shortlist.tiers import AttributeValue
 
 __all__ = ["CardColumns", "ItemTable"]
 
 _FEATURE = "f_"
+_OF_EVERY_ITEM = {"id": "id", "title": "title", "published_at": "published_ms"}
+_KINDS: Mapping[pa.DataType, Kind] = {
+    pa.string(): "text",
+    pa.float32(): "number",
+    pa.int64(): "time",
+}
 _GROUP_ROLES = frozenset({"categorical", "multi_categorical", "creator", "geo"})
 
 
@@ -45,6 +52,7 @@ class ItemTable:
         self._groups = [
             name for name, role in roles.items() if role in _GROUP_ROLES and name in self._fields
         ]
+        self._filter = ItemFilter(self._filter_columns(), len(table))
 
     @classmethod
     def open(cls, path: Path, keys: Keys, roles: Mapping[str, str]) -> ItemTable:
@@ -59,6 +67,13 @@ class ItemTable:
         if not np.array_equal(table["key"].to_numpy(), keys) or table["id"].null_count:
             raise ArtifactCorrupt(f"{path}: its rows are not aligned with keys.npy")
         return cls(table.drop_columns(["key"]), roles)
+
+    def matching(self, filter: str) -> RowMask | None:
+        """The rows that match a filter in normal form, see `shortlist.filters`; None = all.
+
+        Raises `InvalidField` for a filter that these items cannot answer.
+        """
+        return self._filter.matching(filter)
 
     def cards(self, rows: Rows, fields: Sequence[str]) -> CardColumns:
         """The items of `rows`. Raises `InvalidField` for a field that no item has."""
@@ -76,6 +91,16 @@ class ItemTable:
             attributes=self._attributes(rows, fields),
         )
 
+    def _filter_columns(self) -> dict[str, FilterColumn]:
+        """What filters may ask about. A feature goes before what every item has of that name."""
+        columns = _OF_EVERY_ITEM | self._fields
+        return {
+            name: FilterColumn(self._table[column].combine_chunks(), kind)
+            for name, column in columns.items()
+            if column in self._table.column_names
+            and (kind := _kind_of(self._table.schema.field(column).type))
+        }
+
     def _attributes(
         self, rows: Rows, fields: Sequence[str]
     ) -> tuple[Mapping[str, AttributeValue], ...]:
@@ -91,6 +116,11 @@ class ItemTable:
 
     def _values(self, column: str, rows: Rows) -> list[Any]:
         return self._table[column].take(pa.array(rows)).to_pylist()
+
+
+def _kind_of(type: pa.DataType) -> Kind | None:
+    """None for a type that the importer never writes."""
+    return _KINDS.get(type.value_type if pa.types.is_list(type) else type)
 
 
 def _as_group(value: str | list[str | None] | None) -> tuple[str, ...]:

@@ -1,0 +1,236 @@
+"""Which items of a slice match a filter: the language of `shortlist.filters` over Arrow columns.
+
+Logic has three values, as in SQL: about an attribute that an item does not have, nothing but EXISTS
+is known, and an item matches only where the whole expression is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import reduce
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retrieval_svc.mask_cache import MaskCache
+from retrieval_svc.rows import Bools, RowMask
+from shortlist.errors import InvalidField
+from shortlist.filters import (
+    COMPOSED_LIMITS,
+    And,
+    Compare,
+    Exists,
+    Expression,
+    Has,
+    In,
+    Moment,
+    Not,
+    Now,
+    Or,
+    Unless,
+    Value,
+    parse,
+    text_of,
+)
+
+__all__ = ["FilterColumn", "ItemFilter"]
+
+Kind = Literal["text", "number", "time"]
+
+_MOST_MS = 2.0**62
+_SAID = {
+    "text": "texts",
+    "number": "numbers",
+    "time": "times: compare it with now(), a text like 2024-05-01T12:00:00Z or Unix milliseconds",
+}
+_TESTS: Mapping[str, Callable[..., pa.Array]] = {
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+}
+
+
+class FilterColumn(NamedTuple):
+    """An attribute that filters may ask about."""
+
+    values: pa.Array  # [n] strings, lists of strings, float32 or int64
+    kind: Kind
+
+    @property
+    def several(self) -> bool:
+        return pa.types.is_list(self.values.type)
+
+
+class _Verdict(NamedTuple):
+    """bool [n] each; where both are false, it is not known."""
+
+    yes: Bools
+    no: Bools
+
+
+class ItemFilter:
+    """Finds the items that match, and remembers what it found. Any thread may ask."""
+
+    def __init__(self, columns: Mapping[str, FilterColumn], items: int) -> None:
+        """`columns` have `items` values each."""
+        self._columns = columns
+        self._items = items
+        self._masks: MaskCache[RowMask] = MaskCache()
+        self._leaves: MaskCache[_Verdict] = MaskCache()
+
+    def matching(self, text: str) -> RowMask | None:
+        """The mask of a filter in normal form; None for an empty one, which everything matches.
+
+        Equal texts give one mask while it is remembered, so what follows from it is shared, too.
+        Raises `InvalidField` of `filter`: not of the language, no such attribute, or not of its
+        type.
+        """
+        if not text:
+            return None
+        found = self._masks.get(text)
+        if found is None:
+            found = RowMask(self._verdict(parse(text, limits=COMPOSED_LIMITS)).yes)
+            self._masks.put(text, found, _bytes_of(found))
+        return found
+
+    def _verdict(self, expression: Expression) -> _Verdict:
+        match expression:
+            case And(parts):
+                return reduce(_both, map(self._verdict, parts))
+            case Or(parts):
+                return reduce(_either, map(self._verdict, parts))
+            case Not(inner):
+                return _opposite(self._verdict(inner))
+            case Unless(inner):
+                yes = self._verdict(inner).yes
+                return _Verdict(~yes, yes)
+            case Exists(name):
+                present = _present(self._column(name))
+                return _Verdict(present, ~present)
+            case Compare(name, comparator, value):
+                return self._compare(name, comparator, value)
+            case Has(name, value):
+                return self._has(name, value)
+            case In():
+                return self._among(expression)
+
+    def _compare(self, name: str, comparator: str, value: Value) -> _Verdict:
+        column = self._column(name)
+        if column.several:
+            raise _misused(name, f"has several values; ask with =, IN or HAS, not {comparator}")
+        hit = _bools(_TESTS[comparator](column.values, _scalar(name, column, value)))
+        return _Verdict(hit, _present(column) & ~hit)
+
+    def _has(self, name: str, value: Value) -> _Verdict:
+        if not self._column(name).several:
+            raise _misused(name, "has one value; ask with =, not HAS or CONTAINS")
+        return self._among(In(name, (value,)))
+
+    def _among(self, test: In) -> _Verdict:
+        column = self._column(test.attribute)
+        scalars = [_scalar(test.attribute, column, value) for value in test.values]
+        if column.kind != "text":  # as fast as to remember it, and times differ each second
+            return _among_values(column, scalars)
+        text = text_of(test)
+        found = self._leaves.get(text)
+        if found is None:
+            found = _among_values(column, scalars)
+            self._leaves.put(text, found, 2 * self._items)
+        return found
+
+    def _column(self, name: str) -> FilterColumn:
+        if name not in self._columns:
+            known = ", ".join(self._columns)
+            raise InvalidField("filter", f"items have no attribute {name!r}; there are: {known}")
+        return self._columns[name]
+
+
+def _among_values(column: FilterColumn, scalars: list[pa.Scalar]) -> _Verdict:
+    wanted = pa.array([scalar.as_py() for scalar in scalars], _type_of(column))
+    if not column.several:
+        hit = _bools(pc.is_in(column.values, value_set=wanted))
+        return _Verdict(hit, _present(column) & ~hit)
+    hit = _any_of_each(column.values, _bools(pc.is_in(column.values.values, value_set=wanted)))
+    return _Verdict(hit, _present(column) & ~hit)
+
+
+def _both(one: _Verdict, other: _Verdict) -> _Verdict:
+    return _Verdict(one.yes & other.yes, one.no | other.no)
+
+
+def _either(one: _Verdict, other: _Verdict) -> _Verdict:
+    return _Verdict(one.yes | other.yes, one.no & other.no)
+
+
+def _opposite(verdict: _Verdict) -> _Verdict:
+    return _Verdict(verdict.no, verdict.yes)
+
+
+def _present(column: FilterColumn) -> Bools:
+    """bool [n]: whether an item has the attribute at all."""
+    values = column.values
+    if column.several:
+        return _any_of_each(values, _bools(pc.is_valid(values.values)))
+    return _bools(pc.is_finite(values) if column.kind == "number" else pc.is_valid(values))
+
+
+def _any_of_each(lists: pa.ListArray, hit: Bools) -> Bools:
+    """bool [n]: whether one of a list's values is a hit; `hit` is aligned with `lists.values`."""
+    before = np.zeros(len(hit) + 1, np.int64)
+    np.cumsum(hit, out=before[1:])
+    ends = lists.offsets.to_numpy(zero_copy_only=False)
+    return (before[ends[1:]] > before[ends[:-1]]) & _bools(pc.is_valid(lists))
+
+
+def _bools(values: pa.Array) -> Bools:
+    """Null is false."""
+    filled: Bools = pc.fill_null(values, False).to_numpy(zero_copy_only=False)
+    return filled
+
+
+def _type_of(column: FilterColumn) -> pa.DataType:
+    return column.values.type.value_type if column.several else column.values.type
+
+
+def _scalar(name: str, column: FilterColumn, value: Value) -> pa.Scalar:
+    """The value as one of the column. Raises `InvalidField` where it is of another type."""
+    kind = column.kind
+    if isinstance(value, Now):
+        raise _misused(name, "now() must be fixed before a shard is asked")
+    if kind == "time":
+        return _time_scalar(name, value)
+    if kind == "text" and isinstance(value, str):
+        return pa.scalar(value, pa.string())
+    if kind == "number" and isinstance(value, float):
+        with np.errstate(over="ignore"):  # what is beyond float32 is beyond every value
+            return pa.scalar(np.float32(value), pa.float32())
+    raise _misused(name, f"holds {_SAID[kind]}, so {text_of(In(name, (value,)))!r} cannot be")
+
+
+def _time_scalar(name: str, value: Value) -> pa.Scalar:
+    """int64, Unix milliseconds; numbers are rounded to them."""
+    if isinstance(value, Moment):
+        return pa.scalar(value.ms, pa.int64())
+    if isinstance(value, float):
+        return pa.scalar(round(max(-_MOST_MS, min(value, _MOST_MS))), pa.int64())
+    assert isinstance(value, str)
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise _misused(name, f"holds {_SAID['time']}; {value!r} is none of these") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return pa.scalar(round(moment.timestamp() * 1000), pa.int64())
+
+
+def _misused(name: str, text: str) -> InvalidField:
+    return InvalidField("filter", f"attribute {name!r} {text}")
+
+
+def _bytes_of(mask: RowMask) -> int:
+    """With what is made of it: row numbers where they are few, masks for three indexes."""
+    return 4 * len(mask) + 8 * mask.count
