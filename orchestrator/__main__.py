@@ -94,7 +94,7 @@ def _distributed(
         [[RemoteRetriever(one, max_message_bytes=most) for one in group] for group in shards],
         [RemoteRanker(one, max_message_bytes=most) for one in rankers],
         SqliteProfileStore(workdir / "profiles.sqlite"),
-        events=Schema.load(workdir / "schema.yaml").events,
+        schema=Schema.load(workdir / "schema.yaml"),
     )
 
 

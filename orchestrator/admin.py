@@ -28,6 +28,7 @@ class FollowingTier:
             items=0,  # they are on the shards
             items_total=index.items_total,
             watermark_ms=index.watermark_ms,
+            log=self._recommender.log_position,
         )
         return TierStatus(tier="orchestrator", versions=(served,), capabilities=index.sources)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from orchestrator.blend import Blend
 from orchestrator.cards import Describe, LookUp
+from orchestrator.catalog import Catalog
+from orchestrator.events import EventIntake
 from orchestrator.fanout import ShardFanout
 from orchestrator.filters import (
     ExcludedItemsFilter,
@@ -16,6 +18,10 @@ from orchestrator.filters import (
     SeenItemsFilter,
     ShownItemsFilter,
 )
+from orchestrator.gone import UnavailableItems, UnavailableItemsFilter
+from orchestrator.impressions import ImpressionLog
+from orchestrator.index_wait import IndexWait
+from orchestrator.live_state import LiveState
 from orchestrator.models import RankerModels
 from orchestrator.opening import RequestOpener
 from orchestrator.pipeline import Pipeline, Recommender
@@ -28,8 +34,8 @@ from orchestrator.retrieve import ItemKnown, Retrieve
 from orchestrator.slate import Slate
 from orchestrator.versions import IndexVersionTracker
 from shortlist.config import Config
-from shortlist.schema import EventType
-from shortlist.stores import ProfileStore
+from shortlist.schema import Schema
+from shortlist.stores import ProfileStore, Store
 from shortlist.tiers import Ranker, Retriever
 
 __all__ = ["assemble"]
@@ -41,7 +47,8 @@ def assemble(
     rankers: Sequence[Ranker],
     profiles: ProfileStore,
     *,
-    events: Mapping[str, EventType] | None = None,
+    store: Store | None = None,
+    schema: Schema | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Recommender:
     """Put the parts together; nothing is asked before `Recommender.start`.
@@ -49,7 +56,10 @@ def assemble(
     Args:
         shards: by shard its replicas, local or remote (I7).
         rankers: replicas of the ranker.
-        events: the schema's event types; none means that every type counts as 1.
+        profiles: where histories are read; usually the store.
+        store: takes in events and changes of the catalogue; without one there are none.
+        schema: event types and features; without one every type counts as 1, and any attribute is
+            taken.
         clock: seconds since 1970, for requests that name no time.
     """
     groups = [Replicas(replicas) for replicas in shards]
@@ -57,9 +67,12 @@ def assemble(
     versions = IndexVersionTracker(groups)
     fanout = ShardFanout(groups, versions)
     rail = PopularRail(fanout)
-    filters: list[Filter] = [SeenItemsFilter(), ExcludedItemsFilter(), ShownItemsFilter()]
+    gone = UnavailableItems(store, clock)
+    # What a shard cannot know is part of the question; what is gone it knows from the same log.
+    asked: list[Filter] = [SeenItemsFilter(), ExcludedItemsFilter(), ShownItemsFilter()]
+    filters: list[Filter] = [*asked, UnavailableItemsFilter(gone)]
     models = RankerModels(scorers)
-    retrieve = Retrieve(fanout, rail, filters)
+    retrieve = Retrieve(fanout, rail, asked, gone)
     blend = Blend(config.retrieval.candidates, config.retrieval.guaranteed)
     describe = Describe(fanout, config.slate.pool)
 
@@ -78,7 +91,7 @@ def assemble(
     rankings = Pipeline(
         [
             ReadProfile(profiles, config.serving.history_length),
-            LookUp(fanout),
+            LookUp(fanout, gone),
             Rank(scorers),
             RespondRanking(),
         ]
@@ -88,7 +101,7 @@ def assemble(
         [
             ReadProfile(profiles, config.serving.history_length),
             retrieve,
-            ItemKnown(),
+            ItemKnown(gone),
             blend,
             Filters(filters),
             describe,
@@ -97,18 +110,30 @@ def assemble(
         ]
     )
 
+    events = schema.events if schema else {}
+    wait = IndexWait(groups, gone, config.serving.reserve_ms)
+    live = LiveState(
+        gone=gone,
+        impressions=ImpressionLog(store),
+        events=EventIntake(store, schema, config.store, clock) if store else None,
+        catalog=Catalog(store, schema, wait) if store else None,
+    )
+
     async def close() -> None:
         await asyncio.gather(fanout.close(), *(ranker.close() for ranker in rankers))
         await profiles.close()
+        if store is not None and store is not profiles:
+            await store.close()
 
     return Recommender(
         pages=pages,
         rankings=rankings,
         similar=similar,
         serving=config.serving,
-        opener=RequestOpener(config, events or {}, versions, rail, models, clock),
+        opener=RequestOpener(config, events, versions, rail, models, clock),
         versions=versions,
         rail=rail,
         models=models,
+        live=live,
         close=close,
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from orchestrator.fanout import DescribedItems, ShardFanout, join_cards
 from orchestrator.filters import contains
+from orchestrator.gone import UnavailableItems
 from orchestrator.minimums import with_enough_of
 from orchestrator.stages import Counts, Draft
 from shortlist.errors import TierUnavailable
@@ -71,12 +72,14 @@ class Describe:
 
 
 class LookUp:
-    """Makes candidates of the caller's own items; those that do not exist are counted."""
+    """Makes candidates of the caller's own items; those that do not exist, or do not any more, are
+    counted."""
 
     name = "lookup"
 
-    def __init__(self, fanout: ShardFanout) -> None:
+    def __init__(self, fanout: ShardFanout, gone: UnavailableItems) -> None:
         self._fanout = fanout
+        self._gone = gone
 
     async def run(self, draft: Draft) -> tuple[Draft, Counts]:
         ask = draft.ask
@@ -87,7 +90,7 @@ class LookUp:
         known = contains(found.unreached, ask.item_keys) | contains(
             found.cards.keys if found.cards else ask.item_keys[:0], ask.item_keys
         )
-        keys = ask.item_keys[known]
+        keys = ask.item_keys[known & ~self._gone.among(ask.item_keys)]
         unknown = len(ask.item_keys) - len(keys)
         draft = replace(
             draft,

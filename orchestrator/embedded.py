@@ -47,7 +47,7 @@ async def embedded(
         [[shard] for shard in shards],
         [ranker],
         profiles or SqliteProfileStore(workdir / "profiles.sqlite"),
-        events=Schema.load(workdir / "schema.yaml").events,
+        schema=Schema.load(workdir / "schema.yaml"),
     )
     try:
         await recommender.start()

@@ -164,6 +164,7 @@ class RequestOpener:
             attributes=request.user_attributes,
             context=request.context,
             time_ms=time_ms,
+            dated=bool(request.time_ms),
         )
 
     def _listing(self, request: PageRequest, parameters: int, now_ms: int) -> Listing:

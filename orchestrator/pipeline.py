@@ -6,13 +6,14 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
 from orchestrator.budget import Budgets, Deadline
 from orchestrator.cards import CardsLost
+from orchestrator.live_state import LiveState
 from orchestrator.models import RankerModels
 from orchestrator.opening import RequestOpener
 from orchestrator.profile import anonymous
@@ -22,6 +23,16 @@ from orchestrator.validation import check_batch
 from orchestrator.versions import IndexVersionTracker, ServedIndex
 from shortlist.config import ServingConfig
 from shortlist.errors import ShortlistError
+from shortlist.feed import (
+    Acknowledgement,
+    CatalogPage,
+    CatalogReport,
+    EventBatch,
+    EventReport,
+    FoundItems,
+    RecordedEvent,
+)
+from shortlist.live import CatalogItem
 from shortlist.page import (
     Page,
     PageRequest,
@@ -32,6 +43,7 @@ from shortlist.page import (
     StageTrace,
     Trace,
 )
+from shortlist.tiers import LogPosition
 
 __all__ = ["Pipeline", "Recommender"]
 
@@ -71,7 +83,10 @@ class Pipeline:
 
 
 class Recommender:
-    """Answers requests; `assemble` builds it. Use it as an async context manager."""
+    """Answers requests and takes in changes; `assemble` builds it.
+
+    Use it as an async context manager. `shortlist.client.AsyncClient` has the same methods.
+    """
 
     def __init__(
         self,
@@ -84,6 +99,7 @@ class Recommender:
         versions: IndexVersionTracker,
         rail: PopularRail,
         models: RankerModels,
+        live: LiveState,
         close: Callable[[], Awaitable[None]],
     ) -> None:
         self._pages = pages
@@ -94,6 +110,7 @@ class Recommender:
         self._versions = versions
         self._rail = rail
         self._models = models
+        self._live = live
         self._close = close
         self._refresher: asyncio.Task[None] | None = None
 
@@ -101,6 +118,11 @@ class Recommender:
     def index(self) -> ServedIndex | None:
         """What the shards serve; None until one was reached."""
         return self._versions.current
+
+    @property
+    def log_position(self) -> LogPosition:
+        """How much of the change log this orchestrator itself knows."""
+        return self._live.position
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -115,7 +137,7 @@ class Recommender:
         """
         if self._refresher is not None:
             return
-        await self._refresh()
+        await asyncio.gather(self._refresh(), self._live.start())
         self._opener.check_configuration()
         self._refresher = asyncio.create_task(self._keep_fresh())
 
@@ -125,6 +147,7 @@ class Recommender:
             self._refresher.cancel()
             with suppress(asyncio.CancelledError):
                 await self._refresher
+        await self._live.close()
         await self._versions.close()
         await self._close()
 
@@ -145,6 +168,7 @@ class Recommender:
         await self._versions.known(budgets.retrieval())
         ask = self._opener.open_page(request, budgets)
         draft, trace = await _run_or_fall_back(self._pages, ask)
+        self._live.shown(draft)
         return _traced(draft.answer, Page, trace if request.trace else None)
 
     async def similar(
@@ -185,6 +209,50 @@ class Recommender:
         draft = _begin(self._opener.open_ranking(request, budgets))
         draft, trace = await self._rankings.run(draft)
         return _traced(draft.answer, Ranking, trace if request.trace else None)
+
+    # -- what changes: see `EventIntake` and `Catalog` for limits and errors ----------------------
+
+    async def record_events(self, events: Sequence[RecordedEvent]) -> EventReport:
+        """Take in events. Raises `NotImplementedYet` without a store, as all of these do."""
+        return await self._live.events.record(events)
+
+    def stream_events(
+        self, batches: AsyncIterator[EventBatch]
+    ) -> AsyncGenerator[Acknowledgement, None]:
+        """Take in batches of events as they come."""
+        return self._live.events.stream(batches)
+
+    async def upsert_items(
+        self,
+        items: Sequence[CatalogItem],
+        *,
+        wait_for_index: bool = False,
+        deadline_ms: float | None = None,
+    ) -> CatalogReport:
+        """Add or replace items."""
+        return await self._live.catalog.upsert_items(
+            items, wait_for_index=wait_for_index, deadline_ms=deadline_ms
+        )
+
+    async def delete_items(
+        self, ids: Sequence[str], *, wait_for_index: bool = False, deadline_ms: float | None = None
+    ) -> CatalogReport:
+        """Remove items from every page."""
+        return await self._live.catalog.delete_items(
+            ids, wait_for_index=wait_for_index, deadline_ms=deadline_ms
+        )
+
+    async def get_items(self, ids: Sequence[str]) -> FoundItems:
+        """Items by id."""
+        return await self._live.catalog.get_items(ids)
+
+    async def list_items(self, *, page_size: int = 0, page_token: str = "") -> CatalogPage:
+        """A page of the catalogue."""
+        return await self._live.catalog.list_items(page_size=page_size, page_token=page_token)
+
+    async def delete_users(self, ids: Sequence[str]) -> CatalogReport:
+        """Forget users."""
+        return await self._live.catalog.delete_users(ids)
 
     async def _page_or_error(
         self, request: PageRequest, deadline: Deadline | None

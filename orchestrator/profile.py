@@ -33,7 +33,7 @@ class ReadProfile:
     async def run(self, draft: Draft) -> tuple[Draft, Counts]:
         person = draft.ask.person
         profile, degradations = await self._read(draft)
-        history = _stored_until(profile, person.time_ms)
+        history = _stored(profile, person)
         merged = merge_histories(history, person.recent)
         kept = merged.last(self._history_length)
         user = UserContext(
@@ -103,14 +103,18 @@ def merge_histories(stored: History, recent: History) -> History:
     return History(keys=keys[rows], times_ms=times[rows], weights=weights[rows])
 
 
-def _stored_until(profile: Profile | None, time_ms: int) -> History:
-    """The stored history as it was at `time_ms`: a page for the past must not know the future."""
+def _stored(profile: Profile | None, person: Person) -> History:
+    """The stored history as it was at the page's moment: one for the past must not know the future.
+
+    A page for now knows all there is: where the clocks of two orchestrators differ, an event that
+    one has taken in may lie in the other one's future.
+    """
     if profile is None:
         return History.empty()
     history = profile.history
-    if not len(history) or history.times_ms[-1] <= time_ms:
+    if not person.dated or not len(history) or history.times_ms[-1] <= person.time_ms:
         return history
-    past = history.times_ms <= time_ms
+    past = history.times_ms <= person.time_ms
     return History(
         keys=history.keys[past],
         times_ms=history.times_ms[past],

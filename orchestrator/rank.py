@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from orchestrator.behind import behind, with_log
 from orchestrator.replicas import Replicas
 from orchestrator.stages import BLEND_ORDER, Counts, Draft
 from shortlist.errors import ShortlistError, TierUnavailable, VersionNotServed
@@ -78,15 +79,16 @@ def _check(answer: Scores, candidates: int, ranker: str) -> None:
 
 def _ordered(draft: Draft, answer: Scores) -> Draft:
     order = np.lexsort((draft.candidates.keys, -answer.scores))
+    versions = replace(
+        draft.versions, ranking=answer.model_version, ranker=answer.model or draft.ask.ranker
+    )
+    searched = draft.coverage is not None  # by shards, which have said what they know of the log
     return replace(
         draft,
         candidates=draft.candidates.take(order),
         scores=answer.scores[order],
-        versions=replace(
-            draft.versions,
-            ranking=answer.model_version,
-            ranker=answer.model or draft.ask.ranker,
-        ),
+        versions=versions if searched else with_log(versions, [answer.log]),
+        degradations=(*draft.degradations, *behind("ranker", answer.log)),
     )
 
 

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from orchestrator.behind import behind, with_log
 from orchestrator.fanout import Retrieved, ShardFanout
 from orchestrator.filters import Filter, never_shown
+from orchestrator.gone import UnavailableItems
 from orchestrator.rail import PopularRail
 from orchestrator.stages import Counts, Draft
 from shortlist import __version__
@@ -23,10 +25,17 @@ class Retrieve:
 
     name = "retrieve"
 
-    def __init__(self, fanout: ShardFanout, rail: PopularRail, filters: Sequence[Filter]) -> None:
+    def __init__(
+        self,
+        fanout: ShardFanout,
+        rail: PopularRail,
+        filters: Sequence[Filter],
+        gone: UnavailableItems,
+    ) -> None:
         self._fanout = fanout
         self._rail = rail
         self._filters = tuple(filters)
+        self._gone = gone
 
     async def run(self, draft: Draft) -> tuple[Draft, Counts]:
         if draft.fallback:
@@ -43,8 +52,14 @@ class Retrieve:
             retrieval_watermark_ms=found.index.watermark_ms,
             software=__version__,
         )
-        unknown = sum(one.unknown for one in found.slices)
-        draft = replace(draft, proposals=found.sources, versions=versions, unknown_items=unknown)
+        late = [lag for one in found.slices for lag in behind(f"shard/{one.shard}", one.log)]
+        draft = replace(
+            draft,
+            proposals=found.sources,
+            versions=with_log(versions, (one.log for one in found.slices)),
+            unknown_items=sum(one.unknown for one in found.slices),
+            degradations=(*draft.degradations, *late),
+        )
         return draft, _counts(draft, found.coverage.items_searched, found.slices)
 
     async def _ask_shards(self, draft: Draft) -> Retrieved:
@@ -85,10 +100,13 @@ class Retrieve:
             proposals=(popular,),
             cards=cards,
             coverage=coverage,
-            versions=Versions(
-                retrieval=index.version,
-                retrieval_watermark_ms=index.watermark_ms,
-                software=__version__,
+            versions=with_log(
+                Versions(
+                    retrieval=index.version,
+                    retrieval_watermark_ms=index.watermark_ms,
+                    software=__version__,
+                ),
+                [self._gone.position],
             ),
             degradations=(*draft.degradations, degradation),
         )
@@ -103,8 +121,11 @@ class ItemKnown:
 
     name = "item"
 
+    def __init__(self, gone: UnavailableItems) -> None:
+        self._gone = gone
+
     async def run(self, draft: Draft) -> tuple[Draft, Counts]:
-        if draft.unknown_items:
+        if draft.unknown_items or self._gone.among(draft.ask.named).any():
             [item_id] = draft.ask.item_ids
             text = f"no item {item_id!r} in index version {draft.versions.retrieval}"
             raise ItemNotFound("item_id", text)

@@ -9,6 +9,8 @@ from typing import cast
 import grpc
 
 from orchestrator.admin import FollowingTier
+from orchestrator.catalog_servicer import CatalogServicer
+from orchestrator.events_servicer import EventsServicer
 from orchestrator.pipeline import Recommender
 from shortlist.admin import AdminServicer
 from shortlist.errors import InvalidField, ShortlistError
@@ -90,15 +92,8 @@ def add_services(server: Server, recommender: Recommender) -> None:
     orchestrator_pb2_grpc.add_OrchestratorServicer_to_server(
         OrchestratorServicer(recommender), registry
     )
-    # The contract names these; the generated bases answer UNIMPLEMENTED.
-    events_pb2_grpc.add_EventsServicer_to_server(
-        events_pb2_grpc.EventsServicer(),  # type: ignore[abstract]
-        registry,
-    )
-    catalog_pb2_grpc.add_CatalogServicer_to_server(
-        catalog_pb2_grpc.CatalogServicer(),  # type: ignore[abstract]
-        registry,
-    )
+    events_pb2_grpc.add_EventsServicer_to_server(EventsServicer(recommender), registry)
+    catalog_pb2_grpc.add_CatalogServicer_to_server(CatalogServicer(recommender), registry)
     admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(FollowingTier(recommender)), registry)
 
 
@@ -277,6 +272,8 @@ def _versions_to_proto(versions: Versions) -> common_pb2.Versions:
         software=versions.software,
         ranker=versions.ranker,
         arm=versions.arm,
+        log_sequence=versions.log_sequence,
+        lag_ms=versions.lag_ms,
     )
 
 

@@ -57,6 +57,7 @@ class Person:
     attributes: Mapping[str, AttributeValue]
     context: Mapping[str, AttributeValue]
     time_ms: int  # the moment the page is for
+    dated: bool = False  # whether the request names that moment; else it is now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
-"""Page and attribution tokens: opaque to callers, compact binary inside.
+"""Page, attribution and catalogue tokens: opaque to callers, compact binary inside.
 
-Both are url-safe base64 of `format (1 byte) | body | checksum (8 bytes)`. The checksum tells a
+All are url-safe base64 of `format (1 byte) | body | checksum (8 bytes)`. The checksum tells a
 damaged token from a good one; it is no signature, and a token grants nothing.
 """
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from shortlist.errors import ShortlistError
 from shortlist.tiers import Keys
 
-__all__ = ["MAX_SHOWN", "Attribution", "BadToken", "Listing", "PageToken"]
+__all__ = ["MAX_SHOWN", "Attribution", "BadToken", "CatalogToken", "Listing", "PageToken"]
 
 MAX_SHOWN = 5000  # items of one listing; a longer one ends here, so a token stays below 55 kB
 
@@ -132,6 +132,24 @@ class Attribution:
             keys=np.frombuffer(reader.take(8 * items), "<u8"),
             sources=np.frombuffer(reader.take(4 * items), "<u4"),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogToken:
+    """Where a listing of the catalogue goes on."""
+
+    after_key: int  # uint64, of the last item listed
+
+    _BODY = struct.Struct("<Q")
+
+    def encode(self) -> str:
+        return _seal(b"catalog", self._BODY.pack(self.after_key))
+
+    @classmethod
+    def decode(cls, token: str) -> CatalogToken:
+        """Raises `BadToken`."""
+        (after_key,) = _Reader(_unseal(b"catalog", token)).unpack(cls._BODY)
+        return CatalogToken(after_key=after_key)
 
 
 class _Reader:

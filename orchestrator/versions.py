@@ -13,7 +13,7 @@ from orchestrator.replicas import Replicas
 from shortlist.errors import ShortlistError
 from shortlist.tiers import Retriever, RetrieverStatus
 
-__all__ = ["IndexVersionTracker", "ServedIndex", "choose_version"]
+__all__ = ["IndexVersionTracker", "ServedIndex", "choose_version", "status_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -111,13 +111,15 @@ def choose_version(reports: Sequence[set[str]], previous: str | None) -> str | N
 
 
 async def _group_statuses(group: Replicas[Retriever]) -> list[RetrieverStatus]:
-    answers = await asyncio.gather(*map(_status, group.all))
+    deadline = Deadline.after(_STATUS_MS)
+    answers = await asyncio.gather(*(status_of(one, deadline) for one in group.all))
     return [answer for answer in answers if answer is not None]
 
 
-async def _status(retriever: Retriever) -> RetrieverStatus | None:
+async def status_of(retriever: Retriever, deadline: Deadline) -> RetrieverStatus | None:
+    """What a replica serves; None when it does not answer."""
     try:
-        async with Deadline.after(_STATUS_MS).enforced():
+        async with deadline.enforced():
             return await retriever.status()
     except ShortlistError as error:
         _log.debug("%s does not say what it serves: %s", retriever.name, error)

@@ -303,6 +303,8 @@ def _versions(message: common_pb2.Versions) -> Versions:
         software=message.software,
         ranker=message.ranker,
         arm=message.arm,
+        log_sequence=message.log_sequence,
+        lag_ms=message.lag_ms,
     )
 
 

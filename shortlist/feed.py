@@ -6,7 +6,7 @@ orchestrator checks them, not these classes. They are the same embedded and remo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shortlist.live import CatalogItem
@@ -64,8 +64,8 @@ class EventReport:
 class EventBatch:
     """Events on a stream, under a number of the client's that grows from batch to batch."""
 
-    sequence: int
-    events: tuple[RecordedEvent, ...]
+    sequence: int  # from 1
+    events: Sequence[RecordedEvent]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,8 +68,10 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 PROTOBUF = (
     "shortlist/v1/*",
     "*/servicer.py",
+    "orchestrator/*_servicer.py",
     "shortlist/admin.py",
     "shortlist/client.py",
+    "shortlist/feed_wire.py",
     "shortlist/remote.py",
     "shortlist/serving.py",
     "shortlist/wire.py",

@@ -13,7 +13,7 @@ from retrieval_svc.servicer import add_services as add_retrieval
 from shortlist.config import Config
 from shortlist.remote import RemoteRanker, RemoteRetriever
 from shortlist.serving import Server, ServerOptions
-from tests.orchestrator.world import EVENTS, NOW_MS, FixedVersion, World
+from tests.orchestrator.world import NOW_MS, SCHEMA, FixedVersion, World
 
 
 @asynccontextmanager
@@ -43,7 +43,7 @@ async def distributed(world: World, config: Config | None = None) -> AsyncIterat
             shards,
             rankers,
             world.profiles,
-            events=EVENTS,
+            schema=SCHEMA,
             clock=lambda: NOW_MS / 1000,
         )
         yield await stack.enter_async_context(recommender)

@@ -18,7 +18,7 @@ from shortlist.config import Config
 from shortlist.errors import InvalidField, NotImplementedYet, VersionNotServed
 from shortlist.ids import key_of, keys_of, shard_of
 from shortlist.page import Page, PageRequest
-from shortlist.schema import EventType
+from shortlist.schema import Schema
 from shortlist.stores import Profile, ProfileStore
 from shortlist.stores.memory import MemoryProfileStore
 from shortlist.tiers import (
@@ -297,11 +297,39 @@ class World:
         await self.recommender.close()
 
 
-EVENTS = {
-    "click": EventType(weight=1.0),
-    "rating": EventType(weight=2.0, positive_at=3.0),
-    "view": EventType(weight=0.0),
-}
+SCHEMA = Schema.of(
+    {
+        "name": "world",
+        "interactions": [
+            {
+                "path": "events.csv",
+                "event": "kind",
+                "value": "stars",
+                "context": {"device": {"role": "categorical"}},
+            }
+        ],
+        "events": {
+            "click": {"weight": 1.0},
+            "rating": {"weight": 2.0, "positive_at": 3.0},
+            "view": {"weight": 0.0},
+        },
+        "items": [
+            {
+                "path": "items.csv",
+                "features": {
+                    "title": {"role": "title"},
+                    "genre": {"role": "multi_categorical"},
+                    "maker": {"role": "creator"},
+                    "price": {"role": "numeric"},
+                    "released": {"role": "timestamp"},
+                    "about": {"role": "text"},
+                    "from": {"role": "geo"},
+                },
+            }
+        ],
+    }
+)
+EVENTS = SCHEMA.events
 
 
 def a_world(
@@ -326,7 +354,7 @@ def a_world(
         [[one] for one in slices],
         scorers,
         store,
-        events=EVENTS,
+        schema=SCHEMA,
         clock=lambda: NOW_MS / 1000,
     )
     return World(
