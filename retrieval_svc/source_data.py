@@ -26,7 +26,7 @@ from retrieval_svc.brute_force import Floats, Hits, best
 from retrieval_svc.rows import Allowed, Keys, Rows, ranges, rows_of
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
 
-__all__ = ["PostingLists", "SharedData", "SourceData"]
+__all__ = ["PostingLists", "SharedData", "SourceData", "sums_by_row"]
 
 Array = npt.NDArray[Any]
 
@@ -75,7 +75,7 @@ class PostingLists:
         sizes = self.starts[lists[known] + 1] - first
         postings = ranges(first, sizes)
         amounts = self.weights[postings] * np.repeat(strengths[known], sizes)
-        return _sums_by_row(self.rows[postings], amounts)
+        return sums_by_row(self.rows[postings], amounts)
 
     def best(
         self, terms: Keys, strengths: npt.NDArray[np.floating[Any]], k: int, allowed: Allowed
@@ -184,7 +184,7 @@ class SharedData:
         return SharedData(arrays=arrays, settings=settings)
 
 
-def _sums_by_row(rows: npt.NDArray[np.int32], amounts: npt.NDArray[Any]) -> Hits:
+def sums_by_row(rows: npt.NDArray[np.int32], amounts: npt.NDArray[Any]) -> Hits:
     """Unique rows, ascending, and the sum of each one's amounts, added in the order given."""
     if not len(rows):
         return np.empty(0, np.int64), np.empty(0, np.float32)

@@ -96,7 +96,7 @@ class _Judges:
         if isinstance(trained, Absent):
             return 0.0
         place = np.empty(self._items, np.int64)
-        place[np.argsort(-trained.data.columns["score"], kind="stable")] = np.arange(self._items)
+        place[np.argsort(-popular.scores_of(trained), kind="stable")] = np.arange(self._items)
         passed = np.sort(self._pairs(self._seen_users, place[self._seen]))
         starts = np.searchsorted(passed, self._users * self._items)
         ends = np.searchsorted(passed, self._pairs(self._users, place[self._wanted]))

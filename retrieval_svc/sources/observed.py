@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from retrieval_svc.brute_force import Floats
 from retrieval_svc.rows import Rows
 from retrieval_svc.source_data import SharedData, SourceData
+from shortlist.live import CatalogItem
 
 __all__ = ["Learned", "LearningSource", "ObservedEvents"]
 
@@ -47,7 +49,7 @@ class ObservedEvents:
         return len(self.rows)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Learned:
     """What a source knows by now, in the form that it was opened with.
 
@@ -56,8 +58,12 @@ class Learned:
     an artifact; `shared` is then the same for all of them.
     """
 
-    data: SourceData
     shared: SharedData
+    gather: Callable[[], SourceData]  # may cost a pass over everything
+
+    @cached_property
+    def data(self) -> SourceData:
+        return self.gather()
 
 
 @runtime_checkable
@@ -72,9 +78,16 @@ class LearningSource(Protocol):
         """The source with `events` counted, each of which has not been counted before.
 
         Costs what the batch costs, and now and then a pass over all rows. Sources of one version
-        that shall be compared (base, segments, shards) must have observed up to the same `newest_ms`:
+        that shall be compared (base, segments, shards) must have observed up to one `newest_ms`:
         call it with `ObservedEvents.none` where there is nothing else to say.
         """
         ...
 
     def learned(self) -> Learned: ...
+
+    @staticmethod
+    def new_items(shared: SharedData, items: Sequence[CatalogItem]) -> SourceData:
+        """Columns and lists of items that nobody has met yet, in the order given: a segment of them
+        opens with these and with the `shared` of `learned`.
+        """
+        ...

@@ -16,6 +16,7 @@ from retrieval_svc.encoder import TowerWeights, UserEncoder, user_columns
 from retrieval_svc.index import build_index, build_source_index
 from retrieval_svc.source_data import PostingLists, SharedData, SourceData
 from retrieval_svc.sources import SOURCES
+from retrieval_svc.sources.counters import NEVER
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.features import FeatureEncoder
 from shortlist.ids import keys_of, shard_of
@@ -28,6 +29,7 @@ Stored = tuple[SourceData, SharedData]
 
 TEXTS = pa.list_(pa.string())
 WATERMARK_MS = 1_700_000_000_000
+DAY_MS = 86_400_000
 FRESH_AFTER_MS = WATERMARK_MS - 10**9
 PARIS = "48.86,2.35"
 COUNTRIES = ("NZ", "FR", "IS")
@@ -140,7 +142,8 @@ def stored_sources(catalogue: Catalogue) -> dict[str, Stored]:
     first_ms = WATERMARK_MS - rng.integers(0, 4 * 10**9, size=n)
     first_ms[number % 11 == 10] = 0
     creators = keys_of(f"creator-{row % 5}" for row in number)
-    places = [*COUNTRIES, *place_names(PARIS)]
+    places = np.sort(keys_of([*COUNTRIES, *place_names(PARIS)]))
+    counted = {"as_of_ms": WATERMARK_MS, "begin_ms": WATERMARK_MS - 365 * DAY_MS}
     memory = {"history": 50, "half_life_events": 20.0}
     keys = catalogue.keys
 
@@ -168,18 +171,71 @@ def stored_sources(catalogue: Catalogue) -> dict[str, Stored]:
             SourceData(columns={"vectors": contents}),
             SharedData(arrays={"keys": keys, "vectors": contents}, settings=memory),
         ),
-        "popular": (SourceData(columns={"score": catalogue.popularity}), settings()),
+        "popular": (
+            SourceData(
+                columns={
+                    "count": catalogue.popularity.astype(np.float64),
+                    "always": np.zeros(n),
+                    "since_ms": np.full(n, NEVER),
+                    "prior": np.zeros(n),
+                }
+            ),
+            SharedData(
+                arrays={"groups": np.empty(0, np.uint64), "rates": np.empty(0)},
+                settings={
+                    **counted,
+                    "half_life_ms": 10.0 * DAY_MS,
+                    "trust": 0.0,
+                    "mean_rate": 0.0,
+                    "prior_features": [],
+                },
+            ),
+        ),
         "trending": (
-            SourceData(columns={"score": rng.normal(0.5, size=n).astype(np.float32)}),
-            settings(),
+            SourceData(
+                columns={
+                    "recent": rng.gamma(2.0, size=n),
+                    "past": 2 * rng.gamma(2.0, size=n),
+                    "since_ms": np.full(n, NEVER),
+                }
+            ),
+            settings(
+                **counted,
+                recent_half_life_ms=3.0 * DAY_MS,
+                past_half_life_ms=40.0 * DAY_MS,
+                usual_weight=1.0,
+                rate_of_all=1 / (50 * DAY_MS),
+            ),
         ),
         "fresh": (
             SourceData(columns={"first_ms": first_ms}),
             settings(after_ms=FRESH_AFTER_MS, pool=n),
         ),
         "geographic": (
-            SourceData(lists={"popular": random_lists(np.sort(keys_of(places)), n, 30, rng)}),
-            settings(features=["country", "home"], item_features=[]),
+            SourceData(
+                columns={"likes": catalogue.popularity.astype(np.float64)},
+                lists={
+                    "liked": random_lists(places, n, 30, rng),
+                    "located": random_lists(places, n, 5, rng),
+                },
+            ),
+            SharedData(
+                arrays={
+                    "places": places,
+                    "likes": np.full(len(places), 20.0),
+                    "located": np.full(len(places), 0.5),
+                },
+                settings={
+                    **counted,
+                    "newest_ms": WATERMARK_MS,
+                    "features": ["country", "home"],
+                    "item_features": [],
+                    "half_life_ms": 80.0 * DAY_MS,
+                    "usual_weight": 1.0,
+                    "likes": float(catalogue.popularity.sum()),
+                    "floor": 1 / 50 / n,
+                },
+            ),
         ),
         "creator": (
             SourceData(

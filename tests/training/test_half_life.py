@@ -8,7 +8,7 @@ from tests.training.tiny import DAY_MS, random_dataset, tiny_dataset
 from training.dataset import Dataset
 from training.half_life import _Judges, choose_half_life, recency_half_life
 from training.metrics import ndcg
-from training.sources import TRAINERS, SourceLesson, TrainedSource
+from training.sources import TRAINERS, SourceLesson, TrainedSource, popular
 from training.windows import Window, backtest_window
 
 
@@ -71,7 +71,7 @@ def test_judges_find_the_ndcg_that_a_loop_over_users_finds(seed: int) -> None:
     )
     source = TRAINERS["popular"](lesson)
     assert isinstance(source, TrainedSource)
-    order = np.argsort(-source.data.columns["score"], kind="stable").tolist()
+    order = np.argsort(-popular.scores_of(source), kind="stable").tolist()
     events, gains = dataset.events, []
     for user in range(30):
         seen = set(events.item[window.known[events.user[window.known] == user]].tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,21 @@ import pytest
 import scipy.sparse as sp
 
 from retrieval_svc.source_data import PostingLists
+from retrieval_svc.sources import SOURCES, SliceView, SourceQuery
 from shortlist.config import RetrievalConfig
 from shortlist.ids import keys_of
-from shortlist.places import place_keys
+from shortlist.tiers import History, UserContext
 from tests.training.tiny import DAY_MS, random_dataset, tiny_dataset
 from training.dataset import Dataset
-from training.sources import TRAINERS, Absent, SourceLesson, TrainedSource, cooccurrence
+from training.sources import (
+    TRAINERS,
+    Absent,
+    SourceLesson,
+    TrainedSource,
+    cooccurrence,
+    popular,
+    trending,
+)
 from training.sources.base import newest_per_user, top_of_each, unique_pairs
 
 
@@ -267,7 +277,7 @@ def test_the_taste_of_everybody_points_at_what_is_liked() -> None:
 
 
 def popularity(dataset: Dataset, **options: Any) -> npt.NDArray[np.float32]:
-    return trained("popular", lesson_on(dataset, **options)).data.columns["score"]
+    return popular.scores_of(trained("popular", lesson_on(dataset, **options)))
 
 
 def test_an_old_like_counts_less_than_a_new_one() -> None:
@@ -326,7 +336,7 @@ def test_what_rises_is_a_trend_and_what_is_merely_popular_is_none() -> None:
         range(len(item)), item, time_ms=[int(one * DAY_MS) for one in days], published_ms=[0, 0, 0]
     )
     lesson = lesson_on(dataset, half_life=10.0 * DAY_MS)
-    scores = trained("trending", lesson).data.columns["score"]
+    scores = trending.scores_of(trained("trending", lesson))
     assert scores[1] > 2
     assert abs(scores[0]) < 0.5
     assert scores[0] < scores[2] < 1
@@ -370,14 +380,30 @@ def in_places(**about: Any) -> Dataset:
     )
 
 
+def found_in(source: TrainedSource, place: str) -> dict[int, float]:
+    """What serving would propose to somebody there."""
+    view = SliceView(
+        source="geographic",
+        keys=np.empty(0, np.uint64),
+        vectors=np.empty((0, 1), np.float32),
+        watermark_ms=0,
+        data=source.data,
+        shared=source.shared,
+        slice_folder=Path(),
+        artifact=Path(),
+        siblings={},
+    )
+    feature = source.shared.settings["features"][0]
+    user = UserContext(user_key=1, history=History.empty(), attributes={feature: place}, time_ms=0)
+    rows, scores = SOURCES["geographic"].open(view).propose(SourceQuery(user=user), 100)
+    return dict(zip(rows.tolist(), scores.tolist(), strict=True))
+
+
 def test_a_place_likes_what_its_people_like_smoothed_by_what_all_like() -> None:
-    dataset = in_places()
-    source = trained("geographic", lesson_on(dataset))
-    assert source.shared.settings == {"features": ["home"], "item_features": []}
-    paris = int(place_keys({"home": "paris"}, ["home"])[0])
-    found = on_list(source.data.lists["popular"], paris)
+    source = trained("geographic", lesson_on(in_places()))
+    assert source.shared.settings["features"] == ["home"]
     # 20 likes in Paris, of 40 in all; 50 likes' worth of what all like.
-    assert found == pytest.approx(
+    assert found_in(source, "paris") == pytest.approx(
         {0: (10 + 50 * 10 / 40) / 70, 2: (10 + 50 * 20 / 40) / 70}, rel=1e-5
     )
 
@@ -390,9 +416,9 @@ def test_the_place_of_a_request_counts_like_the_place_of_a_person() -> None:
     )
     contexts = dataset.info.schema.interactions[0].context
     contexts["city"] = contexts["city"].model_copy(update={"role": "geo"})
-    lists = trained("geographic", lesson_on(dataset)).data.lists["popular"]
-    assert list(on_list(lists, key("paris"))) == [0]
-    assert list(on_list(lists, key("rome"))) == [1]
+    source = trained("geographic", lesson_on(dataset))
+    assert list(found_in(source, "paris")) == [0]
+    assert list(found_in(source, "rome")) == [1]
 
 
 def test_items_are_found_where_they_are() -> None:
@@ -400,9 +426,8 @@ def test_items_are_found_where_they_are() -> None:
     rome = (41.9, 12.5)
     dataset = in_places(item_features={"at": ("geo", [(0.0, 0.0), rome, (0.0, 0.0), rome])})
     source = trained("geographic", lesson_on(dataset))
-    (fine, coarse) = place_keys({"x": "41.9,12.5"}, ["x"]).tolist()
-    for cell in (fine, coarse):
-        found = on_list(source.data.lists["popular"], cell)
+    for place in (rome, (41.1, 12.5)):  # the second is in the coarse cell only
+        found = found_in(source, f"{place[0]},{place[1]}")
         assert set(found) == {1, 3}
         assert found[1] > found[3] > 0
 

@@ -11,10 +11,12 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from retrieval_svc.source_data import SharedData, SourceData
+from retrieval_svc.sources.counters import NEVER
 from shortlist.config import RetrievalConfig
 from training.dataset import UNKNOWN_TIME_MS, Dataset
 
 __all__ = [
+    "NEVER",
     "Absent",
     "Doubles",
     "Floats",
@@ -33,8 +35,6 @@ __all__ = [
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
-
-NEVER = int(np.iinfo(np.int64).max)
 
 # Of sources that look at a history: each so many newer items halve what one counts.
 HALF_LIFE_EVENTS = 20.0

@@ -1,7 +1,6 @@
 """What people like in the places where the user is, and what is there itself.
 
-The share of an item among the likes of a place is smoothed towards its share among all likes, so a
-place with a few likes follows everybody, and one with many has a taste of its own.
+What is counted here, and what shares are made of it: `retrieval_svc.sources.geographic`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval_svc.source_data import PostingLists, SharedData, SourceData
+from retrieval_svc.sources.geographic import PRIOR, likely
 from shortlist.ids import keys_of
 from shortlist.places import place_names
 from shortlist.schema import Feature
@@ -32,9 +32,8 @@ from training.sources.popular import decayed_weights
 __all__ = ["train"]
 
 NAME = "geographic"
-_PRIOR = 50.0  # likes that the shares of everybody count for in a place
 _SLOWER = 8.0  # half-lives of popularity: a place has less evidence than the world
-_MOST = 2000  # items a place
+_MOST = 2000  # items a place, for what is liked there and for what is there
 
 Keys = npt.NDArray[np.uint64]
 Pairs = tuple[npt.NDArray[np.int64], Keys]  # rows and the keys of their places, aligned
@@ -48,27 +47,46 @@ def train(lesson: SourceLesson) -> TrainedSource | Absent:
     of_items = _geo(schema.item_features)
     if not of_users and not of_events:
         return Absent(name=NAME, reason="no user or context feature has the role geo")
-    weights = _weights(lesson)
-    shares = add_up(dataset.events.item[lesson.liked], weights, dataset.n_items)
-    shares = shares / max(shares.sum(), 1e-12)
+    weights, usual = _weights(lesson)
+    n = dataset.n_items
+    likes = add_up(dataset.events.item[lesson.liked], weights, n)
+    shares = likes / max(likes.sum(), 1e-12)
     events, places = _places_of_likes(lesson, of_users, of_events)
     items = dataset.events.item[lesson.liked][events].astype(np.int64)
-    terms, rows, strengths = _smoothed(places, items, weights[events], shares)
-    located, there = _located(dataset, of_items, shares)
-    terms = np.concatenate([terms, there[0]])
-    rows, strengths = np.concatenate([rows, located]), np.concatenate([strengths, there[1]])
-    if len(terms) == 0:
+    liked = _liked(places, items, weights[events], shares)
+    located = _located(dataset, of_items)
+    if len(liked.rows) + len(located.rows) == 0:
         return Absent(name=NAME, reason="no place is known of any like or item")
+    floor = 1 / PRIOR / max(n, 1)
+    terms = np.union1d(places, located.terms)
     return TrainedSource(
         name=NAME,
-        data=SourceData(lists={"popular": _lists(terms, rows, strengths)}),
+        data=SourceData(
+            columns={"likes": likes},
+            lists={"liked": liked, "located": _likeliest(located, shares)},
+        ),
         shared=SharedData(
+            arrays={
+                "places": terms,
+                "likes": add_up(np.searchsorted(terms, places), weights[events], len(terms)),
+                "located": add_up(
+                    np.searchsorted(terms, located.all_terms),
+                    likely(shares, floor)[located.rows],
+                    len(terms),
+                ),
+            },
             settings={
                 "features": sorted({*of_users, *of_events}),
                 "item_features": sorted(of_items),
-            }
+                "as_of_ms": lesson.as_of_ms,
+                "newest_ms": lesson.as_of_ms,
+                "half_life_ms": _half_life_ms(lesson),
+                "usual_weight": usual,
+                "likes": float(likes.sum()),
+                "floor": floor,
+            },
         ),
-        notes={"places": len(np.unique(terms))},
+        notes={"places": len(terms)},
     )
 
 
@@ -76,12 +94,15 @@ def _geo(features: Mapping[str, Feature]) -> dict[str, Feature]:
     return {name: feature for name, feature in features.items() if feature.role == "geo"}
 
 
-def _weights(lesson: SourceLesson) -> Doubles:
-    """What each like counts, about 1 for a new one of the usual weight."""
-    half_life = None if lesson.half_life_ms is None else _SLOWER * lesson.half_life_ms
-    weights = decayed_weights(lesson, half_life)
-    usual = lesson.dataset.events.weight[lesson.liked].mean() if len(weights) else 1.0
-    return weights / usual
+def _half_life_ms(lesson: SourceLesson) -> float | None:
+    return None if lesson.half_life_ms is None else _SLOWER * lesson.half_life_ms
+
+
+def _weights(lesson: SourceLesson) -> tuple[Doubles, float]:
+    """What each like counts, about 1 for a new one of the usual weight; and that weight."""
+    weights = decayed_weights(lesson, _half_life_ms(lesson))
+    usual = float(lesson.dataset.events.weight[lesson.liked].mean()) if len(weights) else 1.0
+    return weights / usual, usual
 
 
 def _places_of_likes(
@@ -124,35 +145,31 @@ def _places_of(columns: Mapping[str, Sequence[Any]]) -> Pairs:
     return rows, keys_of([place for _, place in found])
 
 
-def _smoothed(
-    places: Keys,
-    items: npt.NDArray[np.int64],
-    weights: Doubles,
-    shares: Doubles,
-) -> tuple[Keys, npt.NDArray[np.int64], Doubles]:
-    """Places, items liked there, and their smoothed shares."""
+def _liked(
+    places: Keys, items: npt.NDArray[np.int64], weights: Doubles, shares: Doubles
+) -> PostingLists:
+    """What was liked in each place and how much: the items with the largest smoothed shares.
+
+    An item that is liked there later begins at nothing if it is not among them.
+    """
     terms, place = np.unique(places, return_inverse=True)
-    totals = add_up(place, weights, len(terms))
     pairs, pair = np.unique(place * len(shares) + items, return_inverse=True)
     counts = add_up(pair, weights, len(pairs))
     place, item = np.divmod(pairs, len(shares))
-    return terms[place], item, (counts + _PRIOR * shares[item]) / (totals[place] + _PRIOR)
+    kept = top_of_each(place, counts + PRIOR * shares[item], _MOST)
+    return PostingLists.of(
+        terms[place[kept]], item[kept].astype(np.int32), counts[kept].astype(np.float32)
+    )
 
 
-def _located(
-    dataset: Dataset, of_items: Mapping[str, Feature], shares: Doubles
-) -> tuple[npt.NDArray[np.int64], tuple[Keys, Doubles]]:
-    """Items that are somewhere; their places, and their shares of the likes of what is there."""
+def _located(dataset: Dataset, of_items: Mapping[str, Feature]) -> PostingLists:
+    """Items by the places where they are."""
     rows, keys = _places_of(entity_columns(dataset.items, of_items))
-    terms, place = np.unique(keys, return_inverse=True)
-    likely = shares[rows] + 1 / _PRIOR / max(len(shares), 1)  # nobody has liked some of them yet
-    totals = add_up(place, likely, len(terms))
-    return rows, (keys, likely / totals[place] if len(rows) else likely)
+    keys, rows, _ = unique_pairs(keys, rows)
+    return PostingLists.of(keys, rows.astype(np.int32), np.ones(len(rows), np.float32))
 
 
-def _lists(terms: Keys, rows: npt.NDArray[np.int64], strengths: Doubles) -> PostingLists:
-    """The strongest of each place; an item that is twice on a list is there with the sum."""
-    terms, rows, pair = unique_pairs(terms, rows)
-    sums = add_up(pair, strengths, len(terms))
-    kept = top_of_each(terms, sums, _MOST)
-    return PostingLists.of(terms[kept], rows[kept].astype(np.int32), sums[kept].astype(np.float32))
+def _likeliest(located: PostingLists, shares: Doubles) -> PostingLists:
+    """Of each place those with the largest shares of all likes."""
+    kept = top_of_each(located.all_terms, shares[located.rows], _MOST)
+    return PostingLists.of(located.all_terms[kept], located.rows[kept], located.weights[kept])
