@@ -138,18 +138,17 @@ class FeatureEncoder:
         """Encode one row of request attributes; names and values it does not know are ignored."""
         return self.encode({name: [value] for name, value in attributes.items()}, 1)
 
-    def save(self, path: Path) -> None:
-        content = {
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON, for `of_document`."""
+        return {
             "tokens": [asdict(feature) for feature in self.token_features],
             "numeric": [asdict(feature) for feature in self.numeric_features],
         }
-        path.write_text(json.dumps(content, ensure_ascii=False), "utf-8")
 
     @staticmethod
-    def load(path: Path) -> FeatureEncoder:
-        """Raises `ArtifactCorrupt` when the file is not what `save` writes."""
+    def of_document(content: Any, origin: str) -> FeatureEncoder:
+        """Raises `ArtifactCorrupt` naming `origin` when it is not what `document` gives."""
         try:
-            content = json.loads(path.read_text("utf-8"))
             return FeatureEncoder(
                 [
                     TokenFeature(**{**entry, "vocabulary": tuple(entry["vocabulary"])})
@@ -157,8 +156,20 @@ class FeatureEncoder:
                 ],
                 [NumericFeature(**entry) for entry in content["numeric"]],
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactCorrupt(f"{origin} is not a feature encoder: {error}") from error
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.document(), ensure_ascii=False), "utf-8")
+
+    @staticmethod
+    def load(path: Path) -> FeatureEncoder:
+        """Raises `ArtifactCorrupt` when the file is not what `save` writes."""
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
             raise ArtifactCorrupt(f"{path} is not a feature encoder: {error}") from error
+        return FeatureEncoder.of_document(content, str(path))
 
     def _encode_tokens(
         self, feature: TokenFeature, values: Sequence[Any], encoded: Encoded

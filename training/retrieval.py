@@ -26,6 +26,7 @@ import ray
 from retrieval_svc.encoder import UserEncoder
 from retrieval_svc.generation import Generation
 from retrieval_svc.index import BruteForceIndex
+from retrieval_svc.item_encoder import ItemEncoder
 from retrieval_svc.rows import Allowed
 from retrieval_svc.slice_files import RetrievalMeta
 from retrieval_svc.source_data import SharedData, SourceData
@@ -112,6 +113,7 @@ class _Tower:
     """What the job needs of a trained two-tower model; TensorFlow is not."""
 
     encoder: UserEncoder
+    item_encoder: ItemEncoder
     vectors: Floats
     losses: tuple[float, ...]
     parameters: Parameters
@@ -164,10 +166,11 @@ class _Build:
         return task.remote(self._ref, self.window, epochs, begin_with, self.tier, board)
 
     def write_tower(self, tower: _Tower) -> None:
-        """The user tower, and every slice's items, vectors and two-tower index."""
+        """Both towers, and every slice's items, vectors and two-tower index."""
         self.tower = tower
         (self.folder / "tower").mkdir()
         tower.encoder.save(self.folder / "tower")
+        tower.item_encoder.save(self.folder / "tower")
         if self._lesson.retrieval.quotas[TOWER_SOURCE]:
             self.writer.write_shared(TOWER_SOURCE, SharedData())
         queries = _tuning_queries(self._lesson, self.window, tower.encoder)
@@ -327,6 +330,7 @@ def _train_tower(
     )
     return _Tower(
         encoder=model.encoder,
+        item_encoder=model.item_encoder,
         vectors=model.item_vectors,
         losses=model.losses,
         parameters=model.parameters,

@@ -1,10 +1,11 @@
 """The two-tower model in TF-Recommenders, and its export to plain arrays.
 
-The item tower is a sum of a constant, an id embedding, the mean token embedding of each feature,
-and a projection of the item's numbers; id dropout makes the content carry an item alone, so an item
-that nobody clicked gets a useful vector, too (DropoutNet: Volkovs et al., NeurIPS 2017). The user
-tower is `retrieval_svc.encoder`. Both are unit length; the loss is a sampled softmax over in-batch
-and uniform negatives with log-Q correction (Yi et al., RecSys 2019; Yang et al., WWW 2020).
+The item tower (`retrieval_svc.item_encoder`) is a sum of a constant, an id embedding, the mean
+token embedding of each feature, and a projection of the item's numbers; id dropout makes the
+content carry an item alone, so an item that nobody clicked gets a useful vector, too (DropoutNet:
+Volkovs et al., NeurIPS 2017). The user tower is `retrieval_svc.encoder`. Both are unit length; the
+loss is a sampled softmax over in-batch and uniform negatives with log-Q correction (Yi et al.,
+RecSys 2019; Yang et al., WWW 2020).
 
 With times an interaction is predicted from what its user did before. Without them a random half of
 a user's items is predicted from the other, all targets of a user in one softmax, as autoencoders do
@@ -27,6 +28,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from retrieval_svc.encoder import TowerWeights, UserEncoder, moment_features, user_columns
+from retrieval_svc.item_encoder import ItemEncoder
 from shortlist.config import TwoTowerConfig
 from shortlist.errors import ArtifactRefused
 from shortlist.features import Encoded
@@ -59,6 +61,7 @@ class TwoTower:
 
     item_vectors: Floats  # float32 [n_items, dim], unit length, rows of Dataset.items
     encoder: UserEncoder
+    item_encoder: ItemEncoder
     losses: tuple[float, ...]  # mean training loss of each epoch
     parameters: Arrays  # by name, as they were trained: another training may begin with them
 
@@ -448,9 +451,18 @@ class _TwoTowerModel(tfrs.Model):
             ),
             has_time=examples.dataset.has_time,
         )
+        item_encoder = ItemEncoder(
+            features=examples.encoders.item,
+            keys=examples.dataset.item_keys,
+            own=self._ids.numpy() * self._clicked.numpy(),
+            tokens=self._item_tokens.numpy(),
+            numeric=self._item_numeric.numpy(),
+            any_item=self._any_item.numpy()[0],
+        )
         return TwoTower(
             item_vectors=vectors,
             encoder=encoder,
+            item_encoder=item_encoder,
             losses=tuple(losses),
             parameters={name: variable.numpy() for name, variable in self._parameters().items()},
         )

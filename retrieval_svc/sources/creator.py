@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from retrieval_svc.brute_force import Hits
-from retrieval_svc.rows import Keys, ranges, rows_of
+from retrieval_svc.rows import Keys, Rows, ranges, rows_of
 from retrieval_svc.source_data import PostingLists
 from retrieval_svc.sources.base import SliceView, SourceQuery
 from retrieval_svc.sources.history import Liked, Recency
 from shortlist.errors import ArtifactCorrupt
+from shortlist.ids import keys_of
 
-__all__ = ["CreatorSource", "Creators"]
+__all__ = ["CreatorSource", "Creators", "creators_of"]
 
 
 class Creators:
@@ -49,6 +51,28 @@ class Creators:
         shares = np.zeros(len(found))
         np.add.at(shares, which, np.repeat(liked.shares[known], sizes))
         return found, shares
+
+
+def creators_of(columns: Mapping[str, Sequence[Any]]) -> tuple[Rows, Keys]:
+    """Item rows, ascending, and the keys of their creators, aligned; no pair twice.
+
+    `columns` holds, by creator feature, a name, several, or None a row.
+    """
+    # The same name in two features is two creators: an author and an actor.
+    prefixes = {name: f"{name}:" if len(columns) > 1 else "" for name in columns}
+    found = [
+        (row, prefixes[name] + one)
+        for name, values in columns.items()
+        for row, value in enumerate(values)
+        for one in (value if isinstance(value, list | tuple) else [value])
+        if one
+    ]
+    rows, keys = np.array([row for row, _ in found], np.int64), keys_of([one for _, one in found])
+    order = np.lexsort((keys, rows))
+    rows, keys = rows[order], keys[order]
+    new = np.ones(len(rows), np.bool_)
+    new[1:] = (rows[1:] != rows[:-1]) | (keys[1:] != keys[:-1])
+    return rows[new], keys[new]
 
 
 class CreatorSource:

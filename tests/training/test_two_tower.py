@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from retrieval_svc.item_encoder import ItemEncoder
 from shortlist.config import TwoTowerConfig
 from shortlist.errors import ArtifactRefused
+from shortlist.ids import keys_of
 from shortlist.tiers import UserContext
 from tests.training.tiny import DAY_MS, random_dataset, tiny_dataset, with_events
 from training.dataset import Dataset
+from training.encoding import entity_columns
 from training.histories import history_of, user_histories
 from training.metrics import recall
 
@@ -120,6 +124,25 @@ def test_the_exported_tower_computes_what_the_trained_one_does(trained: tuple[An
     assert max(len(items) for _, items, _ in asked) >= SMALL.history_length
     if dataset.has_time:
         assert min(len(items) for _, items, _ in asked) == 0  # new users are among them
+
+
+def test_the_exported_item_tower_computes_what_the_trained_one_does(
+    trained: tuple[Any, Any], tmp_path: Path
+) -> None:
+    examples, model = trained
+    dataset = examples.dataset
+    expected = model.items(np.arange(dataset.n_items), training=False).numpy()
+    model.export([]).item_encoder.save(tmp_path)
+    encoder = ItemEncoder.open(tmp_path, dataset.item_keys)
+    assert encoder is not None
+    columns = entity_columns(dataset.items, dataset.schema.item_features)
+    np.testing.assert_allclose(encoder.encode(dataset.item_keys, columns), expected, atol=1e-5)
+    # A stranger with the same content has all but what clicks have taught.
+    strangers = keys_of(f"stranger-{row}" for row in range(dataset.n_items))
+    bare = encoder.encode(strangers, columns)
+    never_clicked = examples.clicks == 0
+    np.testing.assert_allclose(bare[never_clicked], expected[never_clicked], atol=1e-5)
+    assert (np.abs(bare - expected).max(axis=1) > 1e-3)[~never_clicked].all()
 
 
 def _sequence(batch: dict[str, np.ndarray], place: int) -> tuple[np.ndarray, np.ndarray]:
