@@ -5,18 +5,40 @@
         for item in page.items:
             print(item.rank, item.title or item.id, item.score)
 
+        client.record_events([RecordedEvent(event_id="e1", user_id="42", item_id="i17")])
+
 `AsyncClient` has the same methods as coroutines. A failed call raises a `ShortlistError`:
 `InvalidRequest` with the fields at fault, `TierUnavailable`, `BudgetExceeded`, ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import grpc
 
 from shortlist.errors import InvalidRequest, ShortlistError
+from shortlist.feed import (
+    Acknowledgement,
+    CatalogPage,
+    CatalogReport,
+    EventBatch,
+    EventReport,
+    FoundItems,
+    RecordedEvent,
+)
+from shortlist.feed_wire import (
+    acknowledgement_from_proto,
+    batch_to_proto,
+    catalog_page_from_proto,
+    catalog_report_from_proto,
+    event_report_from_proto,
+    event_to_proto,
+    found_items_from_proto,
+    item_to_proto,
+)
+from shortlist.live import CatalogItem
 from shortlist.page import (
     Coverage,
     Degradation,
@@ -34,7 +56,15 @@ from shortlist.page import (
     Versions,
 )
 from shortlist.remote import ERRORS, error_from_rpc
-from shortlist.v1 import common_pb2, orchestrator_pb2, orchestrator_pb2_grpc
+from shortlist.v1 import (
+    catalog_pb2,
+    catalog_pb2_grpc,
+    common_pb2,
+    events_pb2,
+    events_pb2_grpc,
+    orchestrator_pb2,
+    orchestrator_pb2_grpc,
+)
 from shortlist.wire import attributes_from_proto, attributes_to_proto
 
 __all__ = ["AsyncClient", "Client"]
@@ -58,6 +88,8 @@ class Client:
         self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
         self._stub = orchestrator_pb2_grpc.OrchestratorStub(self._channel)
+        self._events = events_pb2_grpc.EventsStub(self._channel)
+        self._catalog = catalog_pb2_grpc.CatalogStub(self._channel)
 
     def recommend(self, request: PageRequest, *, timeout_s: float | None = None) -> Page:
         """One page."""
@@ -76,6 +108,65 @@ class Client:
     def similar(self, request: SimilarRequest, *, timeout_s: float | None = None) -> SimilarItems:
         """Items like one item. Raises `ItemNotFound`."""
         return _similar(self._call(self._stub.Similar, _similar_request(request), timeout_s))
+
+    def record_events(
+        self, events: Sequence[RecordedEvent], *, timeout_s: float | None = None
+    ) -> EventReport:
+        """1 to 10,000 events; those not refused are durable. Safe to send again."""
+        message = events_pb2.RecordEventsRequest(events=map(event_to_proto, events))
+        return event_report_from_proto(self._call(self._events.RecordEvents, message, timeout_s))
+
+    def stream_events(self, batches: Iterable[EventBatch]) -> Iterator[Acknowledgement]:
+        """Acknowledgements as they come; an error ends them, and what was not acknowledged may be
+        sent again. There is no deadline."""
+        call = self._events.StreamEvents(map(batch_to_proto, batches))
+        try:
+            yield from map(acknowledgement_from_proto, call)
+        except grpc.RpcError as error:
+            raise error_from_rpc(cast(grpc.aio.AioRpcError, error), self._target) from None
+        finally:
+            call.cancel()
+
+    def upsert_items(
+        self,
+        items: Sequence[CatalogItem],
+        *,
+        wait_for_index: bool = False,
+        timeout_s: float | None = None,
+    ) -> CatalogReport:
+        """Add or replace 1 to 10,000 items."""
+        message = catalog_pb2.UpsertItemsRequest(
+            items=map(item_to_proto, items), wait_for_index=wait_for_index
+        )
+        return catalog_report_from_proto(self._call(self._catalog.UpsertItems, message, timeout_s))
+
+    def delete_items(
+        self,
+        ids: Sequence[str],
+        *,
+        wait_for_index: bool = False,
+        timeout_s: float | None = None,
+    ) -> CatalogReport:
+        """Remove 1 to 10,000 items; with `wait_for_index` they are on no page any more."""
+        message = catalog_pb2.DeleteItemsRequest(ids=ids, wait_for_index=wait_for_index)
+        return catalog_report_from_proto(self._call(self._catalog.DeleteItems, message, timeout_s))
+
+    def get_items(self, ids: Sequence[str], *, timeout_s: float | None = None) -> FoundItems:
+        """1 to 1000 items by id, in the order asked."""
+        message = catalog_pb2.GetItemsRequest(ids=ids)
+        return found_items_from_proto(self._call(self._catalog.GetItems, message, timeout_s))
+
+    def list_items(
+        self, *, page_size: int = 0, page_token: str = "", timeout_s: float | None = None
+    ) -> CatalogPage:
+        """A page of the catalogue, 1 to 1000 items (0 = 100)."""
+        message = catalog_pb2.ListItemsRequest(page_size=page_size, page_token=page_token)
+        return catalog_page_from_proto(self._call(self._catalog.ListItems, message, timeout_s))
+
+    def delete_users(self, ids: Sequence[str], *, timeout_s: float | None = None) -> CatalogReport:
+        """Forget 1 to 1000 users; later events of theirs are refused."""
+        message = catalog_pb2.DeleteUsersRequest(ids=ids)
+        return catalog_report_from_proto(self._call(self._catalog.DeleteUsers, message, timeout_s))
 
     def close(self) -> None:
         self._channel.close()
@@ -101,6 +192,8 @@ class AsyncClient:
         self._timeout_s = timeout_s
         self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
         self._stub = orchestrator_pb2_grpc.OrchestratorStub(self._channel)
+        self._events = events_pb2_grpc.EventsStub(self._channel)
+        self._catalog = catalog_pb2_grpc.CatalogStub(self._channel)
 
     async def recommend(self, request: PageRequest, *, timeout_s: float | None = None) -> Page:
         """One page."""
@@ -122,6 +215,80 @@ class AsyncClient:
         """Items like one item. Raises `ItemNotFound`."""
         return _similar(await self._call(self._stub.Similar, _similar_request(request), timeout_s))
 
+    async def record_events(
+        self, events: Sequence[RecordedEvent], *, timeout_s: float | None = None
+    ) -> EventReport:
+        """1 to 10,000 events; those not refused are durable. Safe to send again."""
+        message = events_pb2.RecordEventsRequest(events=map(event_to_proto, events))
+        return event_report_from_proto(
+            await self._call(self._events.RecordEvents, message, timeout_s)
+        )
+
+    async def stream_events(
+        self, batches: AsyncIterable[EventBatch]
+    ) -> AsyncGenerator[Acknowledgement, None]:
+        """Acknowledgements as they come; an error ends them, and what was not acknowledged may be
+        sent again. There is no deadline."""
+        call = self._events.StreamEvents(_batches(batches))
+        try:
+            async for message in call:
+                yield acknowledgement_from_proto(message)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, self._target) from None
+        finally:
+            call.cancel()
+
+    async def upsert_items(
+        self,
+        items: Sequence[CatalogItem],
+        *,
+        wait_for_index: bool = False,
+        timeout_s: float | None = None,
+    ) -> CatalogReport:
+        """Add or replace 1 to 10,000 items."""
+        message = catalog_pb2.UpsertItemsRequest(
+            items=map(item_to_proto, items), wait_for_index=wait_for_index
+        )
+        return catalog_report_from_proto(
+            await self._call(self._catalog.UpsertItems, message, timeout_s)
+        )
+
+    async def delete_items(
+        self,
+        ids: Sequence[str],
+        *,
+        wait_for_index: bool = False,
+        timeout_s: float | None = None,
+    ) -> CatalogReport:
+        """Remove 1 to 10,000 items; with `wait_for_index` they are on no page any more."""
+        message = catalog_pb2.DeleteItemsRequest(ids=ids, wait_for_index=wait_for_index)
+        return catalog_report_from_proto(
+            await self._call(self._catalog.DeleteItems, message, timeout_s)
+        )
+
+    async def get_items(self, ids: Sequence[str], *, timeout_s: float | None = None) -> FoundItems:
+        """1 to 1000 items by id, in the order asked."""
+        message = catalog_pb2.GetItemsRequest(ids=ids)
+        return found_items_from_proto(await self._call(self._catalog.GetItems, message, timeout_s))
+
+    async def list_items(
+        self, *, page_size: int = 0, page_token: str = "", timeout_s: float | None = None
+    ) -> CatalogPage:
+        """A page of the catalogue, 1 to 1000 items (0 = 100)."""
+        message = catalog_pb2.ListItemsRequest(page_size=page_size, page_token=page_token)
+        return catalog_page_from_proto(
+            await self._call(self._catalog.ListItems, message, timeout_s)
+        )
+
+    async def delete_users(
+        self, ids: Sequence[str], *, timeout_s: float | None = None
+    ) -> CatalogReport:
+        """Forget 1 to 1000 users; later events of theirs are refused."""
+        message = catalog_pb2.DeleteUsersRequest(ids=ids)
+        return catalog_report_from_proto(
+            await self._call(self._catalog.DeleteUsers, message, timeout_s)
+        )
+
     async def close(self) -> None:
         await self._channel.close(None)
 
@@ -138,6 +305,13 @@ class AsyncClient:
             )
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, self._target) from None
+
+
+async def _batches(
+    batches: AsyncIterable[EventBatch],
+) -> AsyncGenerator[events_pb2.StreamEventsRequest, None]:
+    async for batch in batches:
+        yield batch_to_proto(batch)
 
 
 # -- requests -------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ import asyncio
 import logging
 import signal
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -75,7 +76,7 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = 0  # 0 = any free one
     max_message_bytes: int = 16 * 1024 * 1024
-    max_concurrency: int = 256  # requests running at once; the next one is refused
+    max_concurrency: int = 256  # requests running at once, of a service; the next one is refused
     drain_s: float = 5.0  # running requests get this long after SIGTERM
 
 
@@ -244,15 +245,14 @@ class _Guard:
 
     def __init__(self, max_concurrency: int) -> None:
         self._max_concurrency = max_concurrency
-        self._running = 0
+        self._running: Counter[str] = Counter()  # by service
         self._streams: set[asyncio.Task[Any]] = set()
         self._draining = False
 
     def wrap(self, service: str, method: str, handler: Handler) -> Handler:
         name = f"{service}/{method}"
         if handler.unary_unary:
-            limited = service not in _ALWAYS_ADMITTED
-            return grpc.unary_unary_rpc_method_handler(self._unary(name, handler, limited))
+            return grpc.unary_unary_rpc_method_handler(self._unary(name, handler, service))
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(
                 self._unary_stream(name, handler), response_serializer=handler.response_serializer
@@ -267,12 +267,12 @@ class _Guard:
         for task in self._streams:
             task.cancel()
 
-    def _unary(self, name: str, handler: Handler, limited: bool) -> Callable[..., Any]:
+    def _unary(self, name: str, handler: Handler, service: str) -> Callable[..., Any]:
         async def call(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
             _begin(context)
             try:
                 # Counted here, when the message has arrived: half-sent calls take no place.
-                with self._admitted(limited):
+                with self._admitted(service):
                     request = _parse(handler, data)
                     _adopt_id(request)
                     return handler.response_serializer(await handler.unary_unary(request, context))
@@ -296,14 +296,16 @@ class _Guard:
         return call
 
     @contextmanager
-    def _admitted(self, limited: bool) -> Iterator[None]:
-        if limited and self._running >= self._max_concurrency:
-            raise Overloaded(f"{self._running} requests are running, this process takes no more")
-        self._running += limited
+    def _admitted(self, service: str) -> Iterator[None]:
+        """Every service has places of its own: a flood of events takes none from pages."""
+        running = self._running[service]
+        if running >= self._max_concurrency and service not in _ALWAYS_ADMITTED:
+            raise Overloaded(f"{running} requests are running, this process takes no more")
+        self._running[service] += 1
         try:
             yield
         finally:
-            self._running -= limited
+            self._running[service] -= 1
 
     @asynccontextmanager
     async def _stream(self, name: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
@@ -354,9 +356,10 @@ async def _parsed(handler: Handler, data: AsyncIterator[bytes]) -> AsyncIterator
 
 async def _send(answers: Any, context: grpc.aio.ServicerContext) -> None:
     """A streaming handler either yields its answers, or writes them to the context itself."""
-    if isinstance(answers, AsyncIterator):
-        async for answer in answers:
-            await context.write(answer)
+    if isinstance(answers, AsyncGenerator):
+        async with aclosing(answers):  # a client that leaves ends the handler, too
+            async for answer in answers:
+                await context.write(answer)
     else:
         await answers
 
