@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from orchestrator.blend import Blend
 from orchestrator.cards import Describe, LookUp
 from orchestrator.catalog import Catalog
+from orchestrator.demands import Demands
 from orchestrator.events import EventIntake
 from orchestrator.fanout import ShardFanout
 from orchestrator.filters import (
@@ -66,7 +67,7 @@ def assemble(
     scorers = Replicas(rankers)
     versions = IndexVersionTracker(groups)
     fanout = ShardFanout(groups, versions)
-    rail = PopularRail(fanout)
+    rail = PopularRail(fanout, Demands(config.serving.filter))
     gone = UnavailableItems(store, clock)
     # What a shard cannot know is part of the question; what is gone it knows from the same log.
     asked: list[Filter] = [SeenItemsFilter(), ExcludedItemsFilter(), ShownItemsFilter()]

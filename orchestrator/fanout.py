@@ -47,6 +47,7 @@ _log = logging.getLogger(__name__)
 R = TypeVar("R")
 V = TypeVar("V")
 
+_OF_ATTRIBUTES = frozenset({"filter", "return_attributes"})
 _DESCRIBE_AT_ONCE = 2000  # cards in one message: 2000 vectors of 512 floats are 4 MB
 
 
@@ -83,7 +84,8 @@ class ShardFanout:
         """Every source's best candidates over all shards, from one index version (I3).
 
         `query.index_version` pins a version; without one the version that all shards serve is
-        pinned here. Raises `VersionNotServed` when a version pinned by the caller is gone.
+        pinned here. Raises `VersionNotServed` when a version pinned by the caller is gone, and
+        `InvalidRequest` for a filter that the items cannot answer.
         """
         pinned = query.index_version
         index = await self._versions.known(deadline)
@@ -190,7 +192,7 @@ class ShardFanout:
         except TierUnavailable as error:
             return self._degradation(at, reasons.SHARD_DOWN, str(error))
         except InvalidRequest as error:
-            if any(field == "return_attributes" for field, _ in error.violations):
+            if any(field in _OF_ATTRIBUTES for field, _ in error.violations):
                 raise  # the caller's mistake; only the shards know which attributes there are
             return self._unexpected(at, error)
         except Exception as error:

@@ -12,6 +12,7 @@ from hashlib import blake2b
 import numpy as np
 
 from orchestrator.budget import Budgets
+from orchestrator.demands import Demands
 from orchestrator.models import RankerModels
 from orchestrator.rail import PopularRail
 from orchestrator.stages import BLEND_ORDER, Ask, Person
@@ -58,6 +59,7 @@ class RequestOpener:
         self._rail = rail
         self._models = models
         self._clock = clock
+        self._demands = Demands(config.serving.filter)
 
     def check_configuration(self) -> None:
         """Raises `InvalidRequest` for configured names that nothing has, as far as the items, the
@@ -72,7 +74,7 @@ class RequestOpener:
             raise InvalidRequest(found)
 
     def open_page(self, request: PageRequest, budgets: Budgets) -> Ask:
-        """Raises `InvalidRequest` with every violation, `NotImplementedYet`."""
+        """Raises `InvalidRequest` with every violation."""
         now_ms = self._now_ms()
         check_page_request(request, self._limits(now_ms))
         parameters = fingerprint(request)
@@ -89,6 +91,9 @@ class RequestOpener:
             named=np.unique(np.concatenate([excluded, person.recent.keys])),
             excluded=excluded,
             exclude_seen=request.exclude_seen,
+            filter=self._demands.text(
+                request.filter, request.blocked, now_ms=request.time_ms or now_ms
+            ),
             page_size=request.page_size or self._config.slate.page_size,
             diversity=(
                 self._config.slate.diversity if request.diversity is None else request.diversity
@@ -140,6 +145,7 @@ class RequestOpener:
             quotas=self._similar_quotas(page_size),
             named=history.keys,
             excluded=np.unique(keys_of(request.exclude_item_ids)),
+            filter=self._demands.text(request.filter, now_ms=now_ms),
             page_size=page_size,
             return_attributes=request.return_attributes,
         )
@@ -266,6 +272,7 @@ def fingerprint(request: PageRequest) -> int:
         sorted(request.sources),
         sorted(request.quotas.items()),
         request.filter,
+        sorted((name, sorted(values)) for name, values in request.blocked.items()),
         request.time_ms,
         request.arm,
     ]

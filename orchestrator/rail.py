@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from orchestrator.budget import Deadline
+from orchestrator.demands import Demands
 from orchestrator.fanout import ShardFanout
 from orchestrator.stages import no_keys
 from orchestrator.versions import ServedIndex
@@ -27,8 +28,10 @@ _BUDGET_MS = 5000.0
 class PopularRail:
     """A small copy of the shards' most popular items, with their cards."""
 
-    def __init__(self, fanout: ShardFanout) -> None:
+    def __init__(self, fanout: ShardFanout, demands: Demands) -> None:
         self._fanout = fanout
+        self._demands = demands
+        self._filter = ""
         self._index: ServedIndex | None = None
         self._popular: SourceCandidates | None = None
         self._cards: ItemCards | None = None
@@ -46,6 +49,11 @@ class PopularRail:
     @property
     def cards(self) -> ItemCards | None:
         return self._cards
+
+    @property
+    def filter(self) -> str:
+        """What all of them match, in normal form: the server's own demands, at that moment."""
+        return self._filter
 
     @property
     def group_features(self) -> frozenset[str] | None:
@@ -66,7 +74,8 @@ class PopularRail:
 
     async def _copy(self) -> None:
         deadline = Deadline.after(_BUDGET_MS)
-        found = await self._fanout.retrieve(_question(), deadline)
+        question = _question(self._demands)
+        found = await self._fanout.retrieve(question, deadline)
         if found.index is None or not found.sources or not len(found.sources[0].keys):
             return
         partial = found.coverage.shards_answered < found.coverage.shards_total
@@ -79,11 +88,16 @@ class PopularRail:
         known = np.isin(popular.keys, described.cards.keys)
         self._index, self._cards = found.index, described.cards
         self._copied_at = time.monotonic()
+        self._filter = question.filter
         self._popular = replace(popular, keys=popular.keys[known], scores=popular.scores[known])
 
 
-def _question() -> RetrieveQuery:
-    user = UserContext(user_key=0, history=History.empty(), time_ms=int(time.time() * 1000))
+def _question(demands: Demands) -> RetrieveQuery:
+    now_ms = int(time.time() * 1000)
     return RetrieveQuery(
-        request_id="popular-rail", user=user, quotas={POPULAR: _ITEMS}, exclude=no_keys()
+        request_id="popular-rail",
+        user=UserContext(user_key=0, history=History.empty(), time_ms=now_ms),
+        quotas={POPULAR: _ITEMS},
+        exclude=no_keys(),
+        filter=demands.text(now_ms=now_ms),
     )

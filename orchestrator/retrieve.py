@@ -70,6 +70,7 @@ class Retrieve:
             quotas=ask.quotas,
             exclude=never_shown(draft, self._filters),
             check=ask.named,
+            filter=ask.filter,
             index_version=ask.listing.retrieval_version or None,
         )
         try:
@@ -78,7 +79,13 @@ class Retrieve:
             raise VersionNotServed(f"{error}; start again without page_token") from None
 
     def _popular(self, draft: Draft) -> tuple[Draft, Counts]:
-        """The cached popular items instead; coverage 0, and the filters still apply."""
+        """The cached popular items instead; coverage 0, and the filters still apply.
+
+        Only shards know who matches a filter: without them there is no page for one, unless it is
+        the one that the items were copied with.
+        """
+        if draft.ask.filter != self._rail.filter:
+            raise TierUnavailable("no shard answers, and only they know what matches the filter")
         index, popular, cards = self._rail.index, self._rail.popular, self._rail.cards
         if index is None or popular is None or cards is None:
             raise TierUnavailable("no shard answers, and no popular items are cached yet")

@@ -117,6 +117,7 @@ def page_request_from_proto(
         exclude_item_ids=tuple(message.exclude_item_ids),
         exclude_seen=message.exclude_seen if message.HasField("exclude_seen") else True,
         filter=message.filter,
+        blocked={name: tuple(texts.values) for name, texts in message.blocked.items()},
         diversity=message.diversity.strength if message.diversity.HasField("strength") else None,
         caps=dict(message.diversity.caps),
         sources=tuple(message.sources.only),
@@ -152,6 +153,7 @@ def _similar_request_from_proto(message: orchestrator_pb2.SimilarRequest) -> Sim
         item_id=message.item_id,
         page_size=message.page_size,
         exclude_item_ids=tuple(message.exclude_item_ids),
+        filter=message.filter,
         return_attributes=tuple(message.return_attributes),
         trace=message.trace,
     )

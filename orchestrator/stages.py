@@ -74,6 +74,7 @@ class Ask:
     quotas: Mapping[str, int] = field(default_factory=dict)  # source -> candidates
     named: Keys = field(default_factory=no_keys)  # those that the catalogue lacks are counted
     excluded: Keys = field(default_factory=no_keys)
+    filter: str = ""  # that items have to match, in normal form; "" = all
     exclude_seen: bool = True
     page_size: int = 0
     diversity: float = 0.0

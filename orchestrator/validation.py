@@ -6,12 +6,14 @@ Fields are named by their path in the proto: `user.recent_events[3].item_id`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.stages import BLEND_ORDER
 from shortlist.config import Config
-from shortlist.errors import InvalidRequest, NotImplementedYet
+from shortlist.errors import InvalidField, InvalidRequest
+from shortlist.filters import parse
 from shortlist.page import PageRequest, RankRequest, RecentEvent, SimilarRequest
 from shortlist.schema import EventType
 from shortlist.tiers import AttributeValue
@@ -41,6 +43,9 @@ MAX_PAGE_SIZE = 200
 MAX_QUOTA = 10_000
 MAX_EXCLUDED = 10_000
 MAX_RANKED = 10_000
+MAX_BLOCKED_FEATURES = 32
+MAX_BLOCKED_VALUES = 1000
+MAX_BLOCKED_BYTES = 512
 MAX_RECENT_EVENTS = 500
 MAX_ATTRIBUTES = 64
 MAX_RETURN_ATTRIBUTES = 32
@@ -49,6 +54,8 @@ MAX_REQUEST_ID_BYTES = 128
 MAX_SESSION_ID_BYTES = 512
 MAX_SURFACE_BYTES = 64
 MAX_ARM_BYTES = 64
+
+_FEATURE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +70,8 @@ class Limits:
 
 
 def check_page_request(request: PageRequest, limits: Limits) -> None:
-    """Raises `InvalidRequest` with every violation, `NotImplementedYet` for a filter."""
+    """Raises `InvalidRequest` with every violation."""
     _raise_any(_page_violations(request, limits))
-    if request.filter:
-        raise NotImplementedYet("filter: this version has no filter language yet; leave it empty")
 
 
 def check_rank_request(request: RankRequest, limits: Limits) -> None:
@@ -124,6 +129,7 @@ def _page_violations(request: PageRequest, limits: Limits) -> Iterator[Violation
     if request.diversity is not None:
         yield from _outside("diversity.strength", request.diversity, 0, 1)
     yield from _cap_violations(request, limits)
+    yield from _blocked_violations(request.blocked, limits)
     yield from _source_violations(request, limits)
     yield from _outside("min_coverage", request.min_coverage, 0, 1)
     yield from _arm_violations(request.arm, limits)
@@ -135,6 +141,32 @@ def _listing_violations(request: PageRequest | SimilarRequest) -> Iterator[Viola
     for at, item_id in enumerate(request.exclude_item_ids):
         yield from bad_id(f"exclude_item_ids[{at}]", item_id)
     yield from too_many("return_attributes", request.return_attributes, MAX_RETURN_ATTRIBUTES)
+    yield from _filter_violations(request.filter)
+
+
+def _filter_violations(filter: str) -> Iterator[Violation]:
+    """Only the shards know which attributes there are."""
+    if filter.strip():
+        try:
+            parse(filter)
+        except InvalidField as error:
+            yield from error.violations
+
+
+def _blocked_violations(
+    blocked: Mapping[str, tuple[str, ...]], limits: Limits
+) -> Iterator[Violation]:
+    yield from too_many("blocked", blocked, MAX_BLOCKED_FEATURES)
+    if (count := sum(map(len, blocked.values()))) > MAX_BLOCKED_VALUES:
+        yield "blocked", f"must be at most {MAX_BLOCKED_VALUES} values, got {count}"
+    for feature, values in blocked.items():
+        path = f'blocked["{feature}"]'
+        if not _FEATURE.fullmatch(feature):
+            yield path, "is no name of a feature"
+        elif limits.cap_features is not None and feature not in limits.cap_features:
+            yield path, f"items have no such group; known: {_listed(limits.cap_features)}"
+        for at, value in enumerate(values):
+            yield from too_long(f"{path}[{at}]", value, MAX_BLOCKED_BYTES)
 
 
 def _similar_violations(request: SimilarRequest) -> Iterator[Violation]:

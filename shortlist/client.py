@@ -327,6 +327,9 @@ def _page_request(request: PageRequest) -> orchestrator_pb2.RecommendRequest:
         exclude_item_ids=request.exclude_item_ids,
         exclude_seen=request.exclude_seen,
         filter=request.filter,
+        blocked={
+            name: common_pb2.TextList(values=values) for name, values in request.blocked.items()
+        },
         diversity=orchestrator_pb2.DiversityOptions(strength=request.diversity, caps=request.caps),
         sources=orchestrator_pb2.SourceOptions(only=request.sources, quotas=request.quotas),
         context=attributes_to_proto(request.context),
@@ -360,6 +363,7 @@ def _similar_request(request: SimilarRequest) -> orchestrator_pb2.SimilarRequest
         item_id=request.item_id,
         page_size=request.page_size,
         exclude_item_ids=request.exclude_item_ids,
+        filter=request.filter,
         return_attributes=request.return_attributes,
         trace=request.trace,
     )

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from shortlist.errors import InvalidRequest
+from shortlist.errors import InvalidField, InvalidRequest
+from shortlist.filters import parse
 
 __all__ = [
     "ArmConfig",
@@ -106,6 +107,16 @@ class ContentConfig(_Section):
     """Vectors of items' features: words, categories, creators."""
 
     dim: Annotated[int, Field(ge=4, le=512)] = 64
+
+
+def _filter(text: str) -> str:
+    """Raises `ValueError` for what is no filter."""
+    if text:
+        try:
+            parse(text)
+        except InvalidField as error:
+            raise ValueError("; ".join(what for _, what in error.violations)) from None
+    return text
 
 
 class RetrievalConfig(_Section):
@@ -202,6 +213,8 @@ class ServingConfig(_Section):
     max_message_bytes: Positive = 16 * 1024 * 1024
     max_concurrency: Positive = 256
     drain_s: Annotated[float, Field(ge=0)] = 5.0
+    # No page has an item that does not match, whatever a request asks for; see docs/filters.md.
+    filter: Annotated[str, AfterValidator(_filter)] = ""
 
 
 class StoreConfig(_Section):
