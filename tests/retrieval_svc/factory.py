@@ -16,7 +16,6 @@ from retrieval_svc.encoder import TowerWeights, UserEncoder, user_columns
 from retrieval_svc.index import build_index, build_source_index
 from retrieval_svc.source_data import PostingLists, SharedData, SourceData
 from retrieval_svc.sources import SOURCES
-from retrieval_svc.sources.counters import NEVER
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.features import FeatureEncoder
 from shortlist.ids import keys_of, shard_of
@@ -176,7 +175,7 @@ def stored_sources(catalogue: Catalogue) -> dict[str, Stored]:
                 columns={
                     "count": catalogue.popularity.astype(np.float64),
                     "always": np.zeros(n),
-                    "since_ms": np.full(n, NEVER),
+                    "since_ms": np.full(n, counted["begin_ms"]),
                     "prior": np.zeros(n),
                 }
             ),
@@ -196,7 +195,7 @@ def stored_sources(catalogue: Catalogue) -> dict[str, Stored]:
                 columns={
                     "recent": rng.gamma(2.0, size=n),
                     "past": 2 * rng.gamma(2.0, size=n),
-                    "since_ms": np.full(n, NEVER),
+                    "since_ms": np.full(n, counted["begin_ms"]),
                 }
             ),
             settings(
