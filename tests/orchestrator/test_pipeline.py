@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator.tokens import Attribution
 from shortlist.config import Config, RetrievalConfig, ServingConfig, SlateConfig
-from shortlist.errors import BudgetExceeded, InvalidRequest, NotImplementedYet, ShortlistError
+from shortlist.errors import BudgetExceeded, InvalidRequest, ShortlistError
 from shortlist.ids import key_of, keys_of
 from shortlist.page import Page, PageRequest, RankRequest, RecentEvent
 from tests.orchestrator.world import (
@@ -257,12 +257,6 @@ async def test_a_request_without_an_id_gets_one() -> None:
     assert first.request_id != second.request_id
 
 
-async def test_a_filter_is_refused_until_there_is_a_language_for_it() -> None:
-    async with a_world() as world:
-        with pytest.raises(NotImplementedYet, match="filter"):
-            await world.page(filter="genre = 'jazz'")
-
-
 async def test_a_deadline_that_has_passed_is_an_error() -> None:
     async with a_world() as world:
         with pytest.raises(BudgetExceeded):
@@ -276,12 +270,12 @@ async def test_a_batch_answers_each_request_on_its_own() -> None:
             [PageRequest(user_id="ann"), PageRequest(page_size=-1), PageRequest(filter="x")]
         )
         alone = await world.page("ann")
-    page, invalid, unimplemented = answers
+    page, invalid, no_filter = answers
     assert isinstance(page, Page)
     assert item_ids(page) == item_ids(alone)
     assert isinstance(invalid, ShortlistError)
     assert invalid.status_name == "INVALID_ARGUMENT"
-    assert isinstance(unimplemented, NotImplementedYet)
+    assert isinstance(no_filter, InvalidRequest)
 
 
 async def test_a_bug_in_one_request_of_a_batch_stays_there_and_leaks_nothing(

@@ -10,9 +10,10 @@ from orchestrator.validation import (
     check_batch,
     check_page_request,
     check_rank_request,
+    check_similar_request,
 )
-from shortlist.errors import InvalidRequest, NotImplementedYet
-from shortlist.page import PageRequest, RankRequest, RecentEvent
+from shortlist.errors import InvalidRequest
+from shortlist.page import PageRequest, RankRequest, RecentEvent, SimilarRequest
 from tests.orchestrator.world import EVENTS, NOW_MS
 
 LIMITS = Limits(
@@ -52,6 +53,14 @@ def an_event(**fields: Any) -> tuple[RecentEvent, ...]:
         ({"page_size": -1}, "page_size"),
         ({"page_size": 201}, "page_size"),
         ({"page_size": 2**31 - 1}, "page_size"),
+        ({"filter": "genre = jazz"}, "filter"),
+        ({"filter": "x = " + "1" * 4096}, "filter"),
+        ({"filter": "(" * 40 + "x = 1" + ")" * 40}, "filter"),
+        ({"filter": "x = \ud800"}, "filter"),
+        ({"blocked": {"mood": ("sad",)}}, 'blocked["mood"]'),
+        ({"blocked": {"a` = 1 OR `a": ("x",)}}, 'blocked["a` = 1 OR `a"]'),
+        ({"blocked": {"genre": ("x" * 513,)}}, 'blocked["genre"][0]'),
+        ({"blocked": {"genre": ("x",) * 1001}}, "blocked"),
         ({"exclude_item_ids": ("i1", "")}, "exclude_item_ids[1]"),
         ({"exclude_item_ids": ("x" * 513,)}, "exclude_item_ids[0]"),
         ({"exclude_item_ids": ("i",) * 10_001}, "exclude_item_ids"),
@@ -139,11 +148,12 @@ def test_the_offending_value_and_what_would_do_are_told() -> None:
         check_page_request(PageRequest(recent_events=an_event(event_type="x")), LIMITS)
 
 
-def test_a_filter_is_not_implemented_but_other_mistakes_come_first() -> None:
-    with pytest.raises(NotImplementedYet):
-        check_page_request(PageRequest(filter="x"), LIMITS)
-    with pytest.raises(InvalidRequest):
+def test_a_filter_is_reported_beside_other_mistakes_with_the_place() -> None:
+    with pytest.raises(InvalidRequest, match="filter: at character 2: expected =") as refused:
         check_page_request(PageRequest(filter="x", page_size=-1), LIMITS)
+    assert [field for field, _ in refused.value.violations] == ["page_size", "filter"]
+    with pytest.raises(InvalidRequest, match="filter: at character 7"):
+        check_similar_request(SimilarRequest(item_id="i1", filter="(a = 1"))
 
 
 @pytest.mark.parametrize(

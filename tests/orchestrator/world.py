@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 
 from orchestrator.assemble import assemble
 from orchestrator.pipeline import Recommender
+from retrieval_svc.item_filter import FilterColumn, ItemFilter
+from retrieval_svc.rows import Rows
 from shortlist.admin import LoadedVersion, TierStatus
 from shortlist.config import Config
 from shortlist.errors import InvalidField, NotImplementedYet, VersionNotServed
@@ -79,6 +82,7 @@ class ArrayShard:
         rows = np.flatnonzero(shard_of(catalogue.keys, shards) == shard)
         self.catalogue, self.rows = catalogue, rows
         self.keys = catalogue.keys[rows]
+        self._filter = ItemFilter(_filter_columns(catalogue, rows), len(rows))
         self.shard, self.shards = shard, shards
         self.version = version  # active
         self.sources: tuple[str, ...] = SOURCES
@@ -166,7 +170,9 @@ class ArrayShard:
 
     def _propose(self, source: str, query: RetrieveQuery) -> SourceCandidates:
         scores = self._scores(source, query.user.history)
-        rows = np.flatnonzero(~np.isin(self.keys, query.exclude))
+        matching = self._filter.matching(query.filter)
+        allowed = ~np.isin(self.keys, query.exclude)
+        rows = np.flatnonzero(allowed if matching is None else allowed & matching.passes)
         best = rows[np.lexsort((self.keys[rows], -scores[rows]))][: query.quotas[source]]
         weight, offset = self.fusion.get(source, (1.0, 60.0))
         return SourceCandidates(
@@ -190,6 +196,16 @@ class ArrayShard:
     def _unknown(self, keys: Keys) -> int:
         mine = keys[shard_of(keys, self.shards) == self.shard]
         return int(np.count_nonzero(~np.isin(mine, self.keys)))
+
+
+def _filter_columns(catalogue: Catalogue, rows: Rows) -> dict[str, FilterColumn]:
+    texts = pa.list_(pa.string())
+    return {
+        "id": FilterColumn(pa.array([catalogue.ids[row] for row in rows]), "text"),
+        "genre": FilterColumn(pa.array([catalogue.genres[row] for row in rows], texts), "text"),
+        "popularity": FilterColumn(pa.array(catalogue.popularity[rows]), "number"),
+        "published_at": FilterColumn(pa.array(rows * DAY_MS), "time"),
+    }
 
 
 class KeyRanker:

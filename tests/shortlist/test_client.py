@@ -15,7 +15,6 @@ from shortlist.errors import (
     CoverageTooLow,
     InvalidRequest,
     ItemNotFound,
-    NotImplementedYet,
     TierUnavailable,
     VersionNotServed,
 )
@@ -36,6 +35,8 @@ EVERY_FIELD = PageRequest(
     context={"device": "tv"},
     diversity=0.25,
     caps={"genre": 4},
+    filter='NOT genre = "g4"',
+    blocked={"genre": ("g3", "g9")},
     sources=("popular", "two_tower"),
     quotas={"popular": 77},
     time_ms=NOW_MS,
@@ -73,6 +74,8 @@ async def test_every_field_of_a_request_and_an_answer_survives_the_wire(
         "country": "is",
         "tags": ("a", "b"),
     }
+    sent = world.shards[0].queries[-1].filter
+    assert sent == 'NOT genre = "g4" AND UNLESS genre IN ("g3", "g9")'
     assert page.items == expected.items
     assert page.coverage == expected.coverage
     assert page.degradations == expected.degradations
@@ -108,7 +111,7 @@ async def test_errors_are_the_servers_errors_with_their_fields(world: World, tar
         with pytest.raises(InvalidRequest) as refused:
             await client.recommend(PageRequest(page_size=-1, sources=("psychic",)))
         assert [field for field, _ in refused.value.violations] == ["page_size", "sources.only[0]"]
-        with pytest.raises(NotImplementedYet):
+        with pytest.raises(InvalidRequest, match="at character 2"):
             await client.recommend(PageRequest(filter="x"))
         token = (await client.recommend(PageRequest())).next_page_token
         for shard in world.shards:
