@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from retrieval_svc.item_vectors import ItemVectors
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
 from shortlist.features import FeatureEncoder, moment_points
 from shortlist.tiers import History, UserContext
@@ -84,8 +85,8 @@ class UserEncoder:
         weights: TowerWeights,
         has_time: bool,
     ) -> None:
-        self._keys = keys  # uint64 [items], ascending: every item a history may hold
-        self._vectors = vectors  # float32 [items, d]
+        # Every item that a history may hold; keys uint64 [items], ascending, float32 [items, d].
+        self.items = ItemVectors(keys, vectors)
         self._user = user
         self._context = context
         self._weights = weights
@@ -93,7 +94,7 @@ class UserEncoder:
 
     @property
     def dim(self) -> int:
-        return int(self._vectors.shape[1])
+        return self.items.dim
 
     @staticmethod
     def open(folder: Path) -> UserEncoder:
@@ -114,8 +115,8 @@ class UserEncoder:
         """Write the tower into an existing empty folder."""
         self._check()
         (folder / "tower.json").write_text(json.dumps({"has_time": self._has_time}), "utf-8")
-        np.save(folder / "keys.npy", self._keys)
-        np.save(folder / "item_vectors.npy", self._vectors)
+        np.save(folder / "keys.npy", self.items.keys)
+        np.save(folder / "item_vectors.npy", self.items.vectors)
         self._user.save(folder / "user_features.json")
         self._context.save(folder / "context_features.json")
         self._weights.save(folder)
@@ -138,23 +139,19 @@ class UserEncoder:
 
     def _pool(self, history: History) -> tuple[Floats, Floats, int]:
         """Weighted mean of the liked items' vectors, the newest one, and how many there are."""
-        liked = history.keys[history.weights > 0]
-        rows = np.searchsorted(self._keys, liked)
-        rows = np.minimum(rows, len(self._keys) - 1)
-        known = self._keys[rows] == liked
+        vectors, known = self.items.of(history.keys[history.weights > 0])
         nothing = np.zeros(self.dim, np.float32)
         if not known.any():
             return nothing, nothing, 0
         # In float64: the sum of large weights must stay finite.
-        rows, strength = rows[known], history.weights[history.weights > 0][known].astype(np.float64)
+        strength = history.weights[history.weights > 0][known].astype(np.float64)
         length = len(self._weights.position)
         if self._has_time:
-            rows, strength = rows[-length:], strength[-length:]
-            strength *= np.exp(self._weights.position[length - len(rows) :])
-        vectors = np.asarray(self._vectors[rows])
+            vectors, strength = vectors[-length:], strength[-length:]
+            strength *= np.exp(self._weights.position[length - len(strength) :])
         pooled = ((strength / strength.sum()) @ vectors).astype(np.float32)
         # Without times there is no newest item, and all of the history counts.
-        return pooled, vectors[-1] if self._has_time else nothing, len(rows)
+        return pooled, vectors[-1] if self._has_time else nothing, len(strength)
 
     def _features(self, user: UserContext, history_size: int) -> Floats:
         about_user = self._user.encode_one(user.attributes)
@@ -193,11 +190,10 @@ class UserEncoder:
             found = getattr(weights, name).shape
             if found != shape:
                 raise ArtifactCorrupt(f"tower/{name}.npy has shape {found}, expected {shape}")
-        if len(self._keys) != len(self._vectors):
-            raise ArtifactCorrupt(
-                f"tower/keys.npy has {len(self._keys)} keys for {len(self._vectors)} vectors"
-            )
-        if not (self._keys[1:] > self._keys[:-1]).all():
+        keys, vectors = self.items.keys, self.items.vectors
+        if len(keys) != len(vectors):
+            raise ArtifactCorrupt(f"tower/keys.npy has {len(keys)} keys for {len(vectors)} vectors")
+        if not (keys[1:] > keys[:-1]).all():
             raise ArtifactCorrupt("tower/keys.npy does not ascend")
         for name, array in self._floats().items():
             if not np.isfinite(array).all():
@@ -205,7 +201,7 @@ class UserEncoder:
 
     def _check_kinds(self) -> None:
         """Refuse arrays of another type or number of dimensions, and empty ones."""
-        arrays: Mapping[str, npt.NDArray[Any]] = {"keys": self._keys, **self._floats()}
+        arrays: Mapping[str, npt.NDArray[Any]] = {"keys": self.items.keys, **self._floats()}
         for name, array in arrays.items():
             dtype = np.uint64 if name == "keys" else np.float32
             dimensions = 1 if name in _FLAT else 2
@@ -215,7 +211,7 @@ class UserEncoder:
     def _floats(self) -> Mapping[str, Floats]:
         """Every array of numbers, by the name of its file."""
         weights = {name: getattr(self._weights, name) for name in self._weights.__slots__}
-        return {"item_vectors": self._vectors, **weights}
+        return {"item_vectors": self.items.vectors, **weights}
 
 
 def _load(path: Path, *, mmap: bool = False) -> npt.NDArray[Any]:

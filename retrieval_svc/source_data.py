@@ -90,12 +90,22 @@ class PostingLists:
 
     def take(self, mine: Rows, n: int) -> PostingLists:
         """The postings of the rows `mine` (ascending) of n, renumbered; empty lists are dropped."""
-        number = np.full(n, -1, np.int64)
+        number = np.full(n, -1, np.int32)
         number[mine] = np.arange(len(mine))
-        keep = number[self.rows] >= 0
-        owners = np.repeat(np.arange(len(self.terms)), np.diff(self.starts))[keep]
-        rows = number[self.rows[keep]].astype(np.int32)
-        return PostingLists.of(self.terms[owners], rows, self.weights[keep])
+        return self.renumbered(number)
+
+    def renumbered(self, number: npt.NDArray[np.int32]) -> PostingLists:
+        """Row r becomes `number[r]`, which ascends, or goes where that is -1; without sorting."""
+        rows = number[self.rows]
+        stays = rows >= 0
+        passed = np.concatenate([np.zeros(1, np.int64), np.cumsum(stays)])
+        sizes = np.diff(passed[self.starts])
+        return PostingLists(
+            terms=self.terms[sizes > 0],
+            starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[sizes > 0])]),
+            rows=rows[stays],
+            weights=self.weights[stays],
+        )
 
     @property
     def all_terms(self) -> Keys:
@@ -142,6 +152,9 @@ class SourceData:
 
         def lists(name: str) -> PostingLists:
             each = [part.lists[name] for part in parts]
+            told = [at for at, one in enumerate(each) if len(one.rows)]
+            if len(told) == 1 and _ascends(places[told[0]]):  # large, and the others are empty
+                return each[told[0]].renumbered(places[told[0]].astype(np.int32))
             rows = [place[one.rows] for one, place in zip(each, places, strict=True)]
             return PostingLists.of(
                 np.concatenate([one.all_terms for one in each]),
@@ -225,6 +238,10 @@ def _lists(folder: Path, name: str, n: int) -> PostingLists:
     if not fits:
         raise ArtifactCorrupt(f"{where}: its posting lists do not fit together")
     return PostingLists(**parts)
+
+
+def _ascends(rows: Rows) -> bool:
+    return bool((rows[1:] > rows[:-1]).all())
 
 
 def _ascend_in_lists(rows: npt.NDArray[np.int32], starts: npt.NDArray[np.int64]) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,18 @@ from retrieval_svc.source_data import PostingLists, SharedData, SourceData
 from shortlist.errors import ArtifactCorrupt
 from shortlist.tiers import UserContext
 
-__all__ = ["NO_HITS", "SliceView", "Source", "SourceQuery"]
+__all__ = [
+    "NO_HITS",
+    "CatalogueItems",
+    "CatalogueSource",
+    "Describer",
+    "SharingSource",
+    "SliceView",
+    "Source",
+    "SourceQuery",
+]
+
+T = TypeVar("T")
 
 NO_HITS: Hits = (np.empty(0, np.int64), np.empty(0, np.float32))
 
@@ -28,6 +39,21 @@ class SourceQuery:
 
     user: UserContext
     allowed: Allowed = EVERY_ROW  # no source may propose any other row
+    _found: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, what: str, find: Callable[[], T]) -> T:
+        """What `find` returns; found once for all segments and sources that call it the same.
+
+        So a user's taste is not computed for each segment, and cannot differ between them.
+        """
+        if what not in self._found:
+            self._found[what] = find()
+        found: T = self._found[what]
+        return found
+
+    def where(self, allowed: Allowed) -> SourceQuery:
+        """The same question to other rows; what was found once holds for both."""
+        return replace(self, allowed=allowed)
 
 
 class Source(Protocol):
@@ -49,6 +75,56 @@ class Source(Protocol):
         across shards, and an item's score does not depend on how the items are divided. Called from
         several threads at once. May raise anything: the other sources then answer without this one.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueItems:
+    """Items as the catalogue describes them now, n of them, of any slice."""
+
+    keys: Keys  # uint64 [n], ascending
+    columns: Mapping[str, Sequence[Any]]  # feature -> a value a row, None = missing
+    published_ms: npt.NDArray[np.int64]  # [n], 0 = unknown
+    vectors: Floats  # float32 [n, dim], unit length, of the two-tower
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class Describer(Protocol):
+    """Makes of items what one source has to know of them. Called from one thread."""
+
+    def describe(self, items: CatalogueItems) -> SourceData:
+        """Columns and lists as training would make them of these items; no row depends on others.
+
+        An item's data follow from the artifact and the item alone, whatever happened in between.
+        """
+        ...
+
+    def remember(self, items: CatalogueItems, data: SourceData) -> None:
+        """Know the items in histories from now on; `data` is what `describe` made of them."""
+        ...
+
+
+@runtime_checkable
+class CatalogueSource(Protocol):
+    """A source that knows items by what the catalogue says of them.
+
+    When an item changes, its old row is dead for such a source. For all others, which know items by
+    what happened to them, it stays.
+    """
+
+    def describer(self, view: SliceView) -> Describer:
+        """`view` is the one that the source was opened with."""
+        ...
+
+
+@runtime_checkable
+class SharingSource(Protocol):
+    """A source of which a part is of no slice: what it makes of a user."""
+
+    def over(self, view: SliceView) -> Self:
+        """The same, sharing that part, over other items."""
         ...
 
 

@@ -7,11 +7,21 @@ from typing import Self
 import numpy as np
 
 from retrieval_svc.brute_force import Floats, Hits, Index
+from retrieval_svc.content_encoder import ContentEncoder
 from retrieval_svc.index import load_source_index
-from retrieval_svc.rows import Keys, rows_of
-from retrieval_svc.sources.base import NO_HITS, SliceView, SourceQuery
+from retrieval_svc.item_vectors import ItemVectors
+from retrieval_svc.rows import Keys
+from retrieval_svc.source_data import SourceData
+from retrieval_svc.sources.base import (
+    NO_HITS,
+    CatalogueItems,
+    Describer,
+    SliceView,
+    SourceQuery,
+)
 from retrieval_svc.sources.history import Recency
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
+from shortlist.features import FeatureEncoder
 from shortlist.tiers import History
 
 __all__ = ["ContentSource", "ContentTaste", "content_vectors"]
@@ -26,8 +36,8 @@ class ContentTaste:
         self, recency: Recency, keys: Keys, vectors: Floats, everybody: Floats | None = None
     ) -> None:
         self._recency = recency
-        self._keys = keys  # uint64 [N], ascending
-        self._vectors = vectors  # float32 [N, d], unit length or zero
+        # Keys uint64 [N], ascending; float32 [N, d], unit length or zero.
+        self.items = ItemVectors(keys, vectors)
         self._everybody = everybody  # float32 [d], the taste of whom nothing is known of
 
     @classmethod
@@ -49,7 +59,11 @@ class ContentTaste:
 
     @property
     def dim(self) -> int:
-        return int(self._vectors.shape[1])
+        return self.items.dim
+
+    def once(self, query: SourceQuery) -> Floats | None:
+        """`of` the query's user, whichever source asks first."""
+        return query.once("content/taste", lambda: self.of(query.user.history))
 
     def of(self, history: History) -> Floats | None:
         """float32 [d], the unit vector along the mean of the liked items' vectors.
@@ -58,10 +72,10 @@ class ContentTaste:
         None where that is not known.
         """
         liked = self._recency.liked(history)
-        rows, known = rows_of(self._keys, liked.keys)
+        vectors, known = self.items.of(liked.keys)
         if not known.any():
             return self._everybody
-        mean = liked.shares[known] @ self._vectors[rows[known]].astype(np.float64)
+        mean = liked.shares[known] @ vectors.astype(np.float64)
         length = float(np.linalg.norm(mean))
         return (mean / length).astype(np.float32) if length > 1e-9 else self._everybody
 
@@ -77,13 +91,52 @@ class ContentSource:
 
     @classmethod
     def open(cls, view: SliceView) -> Self:
-        taste = ContentTaste.open(view)
+        return cls._of(ContentTaste.open(view), view)
+
+    def over(self, view: SliceView) -> Self:
+        return self._of(self._taste, view)
+
+    @classmethod
+    def _of(cls, taste: ContentTaste, view: SliceView) -> Self:
         vectors = content_vectors(view, taste.dim)
         return cls(taste, load_source_index(view.index_folder, vectors))
 
+    def describer(self, view: SliceView) -> Describer:
+        return _ContentDescriber(_encoder_of(view), self._taste.items)
+
     def propose(self, query: SourceQuery, k: int) -> Hits:
-        taste = self._taste.of(query.user.history)
+        taste = self._taste.once(query)
         return NO_HITS if taste is None else self._index.search(taste, k, query.allowed)
+
+
+class _ContentDescriber:
+    """Vectors of what is said of items."""
+
+    def __init__(self, encoder: ContentEncoder | None, known: ItemVectors) -> None:
+        self._encoder = encoder
+        self._known = known
+
+    def describe(self, items: CatalogueItems) -> SourceData:
+        vectors = np.zeros((len(items), self._known.dim), np.float32)
+        if self._encoder is not None:
+            vectors = self._encoder.encode(items.columns, len(items))
+        return SourceData(columns={"vectors": vectors})
+
+    def remember(self, items: CatalogueItems, data: SourceData) -> None:
+        self._known.add(items.keys, data.columns["vectors"])
+
+
+def _encoder_of(view: SliceView) -> ContentEncoder | None:
+    """None of a version from before items could be encoded: nothing is said of changed ones."""
+    if "basis" not in view.shared.arrays:
+        return None
+    return ContentEncoder(
+        features=FeatureEncoder.of_document(
+            view.shared.settings.get("items"), str(view.shared_path("items"))
+        ),
+        idf=view.array("idf", np.float32),
+        basis=view.array("basis", np.float32, 2),
+    )
 
 
 def content_vectors(view: SliceView, dim: int) -> Floats:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from retrieval_svc.brute_force import Hits
 from retrieval_svc.rows import Keys, Rows, ranges, rows_of
-from retrieval_svc.source_data import PostingLists
-from retrieval_svc.sources.base import SliceView, SourceQuery
+from retrieval_svc.source_data import PostingLists, SourceData
+from retrieval_svc.sources.base import CatalogueItems, Describer, SliceView, SourceQuery
 from retrieval_svc.sources.history import Liked, Recency
 from shortlist.errors import ArtifactCorrupt
 from shortlist.ids import keys_of
@@ -26,6 +26,7 @@ class Creators:
         self._keys = keys  # uint64 [N], ascending
         self._starts = starts  # int64 [N + 1]
         self._creators = creators  # uint64 [c]; of item j those from starts[j] to starts[j + 1]
+        self._later: dict[int, Keys] = {}  # of items that came or changed later
 
     @classmethod
     def open(cls, view: SliceView) -> Self:
@@ -41,15 +42,34 @@ class Creators:
             raise ArtifactCorrupt(f"{view.shared_path('starts')}: does not fit keys and creators")
         return cls(keys, starts, creators)
 
+    def add(self, keys: Keys, rows: Rows, creators: Keys) -> None:
+        """From now on item `keys[rows[i]]` has the creator `creators[i]` (`rows` ascend), and those
+        it was said to have no longer. One thread may add while any number ask.
+        """
+        starts = np.searchsorted(rows, np.arange(len(keys) + 1))
+        self._later.update(
+            (key, creators[starts[row] : starts[row + 1]]) for row, key in enumerate(keys.tolist())
+        )
+
     def of(self, liked: Liked) -> tuple[Keys, npt.NDArray[np.float64]]:
         """Creators, unique and ascending, each with the shares of the liked items added up."""
         rows, known = rows_of(self._keys, liked.keys)
+        later = {}
+        if self._later:
+            later = {
+                place: self._later[key]
+                for place, key in enumerate(liked.keys.tolist())
+                if key in self._later
+            }
+            known[list(later)] = False
         first = self._starts[rows[known]]
         sizes = self._starts[rows[known] + 1] - first
-        creators = self._creators[ranges(first, sizes)]
-        found, which = np.unique(creators, return_inverse=True)
+        creators = [self._creators[ranges(first, sizes)], *later.values()]
+        places = [np.repeat(np.flatnonzero(known), sizes)]
+        places += [np.full(len(mine), place) for place, mine in later.items()]
+        found, which = np.unique(np.concatenate(creators), return_inverse=True)
         shares = np.zeros(len(found))
-        np.add.at(shares, which, np.repeat(liked.shares[known], sizes))
+        np.add.at(shares, which, liked.shares[np.concatenate(places)])
         return found, shares
 
 
@@ -89,6 +109,41 @@ class CreatorSource:
     def open(cls, view: SliceView) -> Self:
         return cls(Recency.of(view), Creators.open(view), view.lists("items"))
 
+    def over(self, view: SliceView) -> Self:
+        return type(self)(self._recency, self._creators, view.lists("items"))
+
+    def describer(self, view: SliceView) -> Describer:
+        return _CreatorDescriber(view, self._creators)
+
     def propose(self, query: SourceQuery, k: int) -> Hits:
-        creators, shares = self._creators.of(self._recency.liked(query.user.history))
+        creators, shares = query.once(
+            "creator/creators", lambda: self._creators.of(self._recency.liked(query.user.history))
+        )
         return self._items.best(creators, shares, k, query.allowed)
+
+
+class _CreatorDescriber:
+    """Items on the lists of their creators."""
+
+    def __init__(self, view: SliceView, creators: Creators) -> None:
+        self._keys = view.keys
+        # float32 [n], what others think of an item; of one that is new, or old and not told, 1.
+        self._worth = view.data.columns.get("worth", np.ones(len(view.keys), np.float32))
+        self._creators = creators
+        self._features = view.texts("features") if "features" in view.shared.settings else ()
+
+    def describe(self, items: CatalogueItems) -> SourceData:
+        rows, known = rows_of(self._keys, items.keys)
+        worth = np.ones(len(items), np.float32)
+        worth[known] = self._worth[rows[known]]
+        mine, creators = self._made_by(items)
+        lists = PostingLists.of(creators, mine.astype(np.int32), worth[mine])
+        return SourceData(columns={"worth": worth}, lists={"items": lists})
+
+    def remember(self, items: CatalogueItems, data: SourceData) -> None:
+        del data  # an item without creators is not in it
+        self._creators.add(items.keys, *self._made_by(items))
+
+    def _made_by(self, items: CatalogueItems) -> tuple[Rows, Keys]:
+        nobody: list[None] = [None] * len(items)
+        return creators_of({name: items.columns.get(name, nobody) for name in self._features})

@@ -17,6 +17,7 @@ from retrieval_svc.rows import Keys, rows_of
 from retrieval_svc.sources.base import NO_HITS, SliceView, SourceQuery
 from retrieval_svc.sources.history import Liked, Recency
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
+from shortlist.tiers import History
 
 __all__ = ["FoldIn", "MfSource"]
 
@@ -79,18 +80,27 @@ class MfSource:
 
     @classmethod
     def open(cls, view: SliceView) -> Self:
-        fold_in = FoldIn.open(view)
+        return cls._of(Recency.of(view), FoldIn.open(view), view)
+
+    def over(self, view: SliceView) -> Self:
+        return self._of(self._recency, self._fold_in, view)
+
+    @classmethod
+    def _of(cls, recency: Recency, fold_in: FoldIn, view: SliceView) -> Self:
         vectors = view.column("vectors", np.float32, 2)
         if vectors.shape[1] != fold_in.dim:
             raise ArtifactCorrupt(
                 f"{view.slice_folder}/mf/vectors.npy: {vectors.shape[1]} dimensions, "
                 f"but the shared factors have {fold_in.dim}"
             )
-        return cls(Recency.of(view), fold_in, load_source_index(view.index_folder, vectors))
+        return cls(recency, fold_in, load_source_index(view.index_folder, vectors))
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
-        factor = self._fold_in.factor(self._recency.liked(query.user.history))
+        factor = query.once("mf/user", lambda: self._factor(query.user.history))
         return NO_HITS if factor is None else self._index.search(factor, k, query.allowed)
+
+    def _factor(self, history: History) -> Floats | None:
+        return self._fold_in.factor(self._recency.liked(history))
 
 
 def _check_gram(gram: Floats, dim: int, path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Self
 from retrieval_svc.brute_force import Hits, Index
 from retrieval_svc.encoder import UserEncoder
 from retrieval_svc.index import load_index
-from retrieval_svc.sources.base import SliceView, SourceQuery
+from retrieval_svc.source_data import SourceData
+from retrieval_svc.sources.base import CatalogueItems, Describer, SliceView, SourceQuery
 
 __all__ = ["TwoTowerSource"]
 
@@ -26,5 +27,28 @@ class TwoTowerSource:
         encoder = UserEncoder.open(view.artifact / "tower")
         return cls(encoder, load_index(view.index_folder, view.vectors))
 
+    def over(self, view: SliceView) -> Self:
+        return type(self)(self._encoder, load_index(view.index_folder, view.vectors))
+
+    def describer(self, view: SliceView) -> Describer:
+        del view  # the encoder knows every item
+        return _TowerDescriber(self._encoder)
+
     def propose(self, query: SourceQuery, k: int) -> Hits:
-        return self._index.search(self._encoder.encode(query.user), k, query.allowed)
+        vector = query.once("two_tower/user", lambda: self._encoder.encode(query.user))
+        return self._index.search(vector, k, query.allowed)
+
+
+class _TowerDescriber:
+    """The vectors are part of the slice; the source has nothing else of an item."""
+
+    def __init__(self, encoder: UserEncoder) -> None:
+        self._encoder = encoder
+
+    def describe(self, items: CatalogueItems) -> SourceData:
+        del items  # their vectors are the slice's
+        return SourceData()
+
+    def remember(self, items: CatalogueItems, data: SourceData) -> None:
+        del data
+        self._encoder.items.add(items.keys, items.vectors)

@@ -86,7 +86,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_vector_worked_out_step_by_step() -> None:
     tower = random_tower()
-    weights, vectors = tower._weights, tower._vectors
+    weights, vectors = tower._weights, tower.items.vectors
     strength = np.array([1.0, 2.0, 0.5]) * np.exp(weights.position[-3:])
     pooled = (strength[:, None] * vectors[[3, 7, 3]]).sum(0) / strength.sum()
     city = next(f for f in tower._user.token_features if f.name == "city")
@@ -202,7 +202,7 @@ def test_an_opened_tower_encodes_as_the_saved_one(tmp_path: Path, has_time: bool
 
 
 def test_an_opened_tower_maps_its_vectors_into_memory(folder: Path) -> None:
-    assert isinstance(UserEncoder.open(folder)._vectors, np.memmap)
+    assert isinstance(UserEncoder.open(folder).items.vectors, np.memmap)
 
 
 ARRAYS = [*TowerWeights.__slots__, "item_vectors", "keys"]
@@ -282,7 +282,7 @@ def test_keys_that_do_not_ascend_are_refused(folder: Path) -> None:
 
 def test_a_tower_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
     tower = random_tower()
-    tower._vectors[4, 2] = np.nan
+    tower.items.vectors[4, 2] = np.nan
     with pytest.raises(ArtifactRefused, match="item_vectors"):
         tower.save(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -257,8 +257,8 @@ DAMAGES = {
     "double vectors": (replace("shard-00000/vectors.npy", lambda a: a.astype(float)), "float64"),
     "other items": (replace("shard-00000/keys.npy", lambda a: a + 1), r"items\.parquet"),
     "no popularity": (
-        lambda folder: (folder / "shard-00000/popular/score.npy").unlink(),
-        r"popular/score\.npy: missing",
+        lambda folder: (folder / "shard-00000/popular/count.npy").unlink(),
+        r"popular/count\.npy: missing",
     ),
     "no items": (lambda folder: (folder / "shard-00000/items.parquet").unlink(), r"items\.parquet"),
     "text items": (

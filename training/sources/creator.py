@@ -52,7 +52,7 @@ def train(lesson: SourceLesson) -> TrainedSource | Absent:
                 "starts": np.append(starts, len(items)).astype(np.int64),
                 "creators": creators,
             },
-            settings=lesson.history,
+            settings={**lesson.history, "features": features},
         ),
         notes={"creators": len(np.unique(creators)), "items": len(owners)},
     )
