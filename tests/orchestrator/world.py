@@ -22,13 +22,14 @@ from shortlist.errors import InvalidField, NotImplementedYet, VersionNotServed
 from shortlist.ids import key_of, keys_of, shard_of
 from shortlist.page import Page, PageRequest
 from shortlist.schema import Schema
-from shortlist.stores import Profile, ProfileStore
+from shortlist.stores import Profile, ProfileStore, Store
 from shortlist.stores.memory import MemoryProfileStore
 from shortlist.tiers import (
     Floats,
     History,
     ItemCards,
     Keys,
+    LogPosition,
     RankerStatus,
     RetrievedSlice,
     RetrieveQuery,
@@ -93,6 +94,8 @@ class ArrayShard:
         self.fusion: dict[str, tuple[float, float]] = {}  # source -> weight, offset
         self.delay_s = 0.0
         self.forgets: Keys = np.empty(0, np.uint64)  # proposed, but gone when described
+        self.log: Store | None = None  # the store whose log it knows to the end
+        self.lag_ms = 0
         self.queries: list[RetrieveQuery] = []
         self.closed = False
 
@@ -117,6 +120,7 @@ class ArrayShard:
                 for name in failures
             ),
             unknown=self._unknown(query.check),
+            log=await self._position(),
         )
 
     async def describe(
@@ -149,10 +153,16 @@ class ArrayShard:
             items_total=len(self.catalogue.keys),
             sources=self.sources,
             watermark_ms=WATERMARK_MS,
+            log=await self._position(),
         )
 
     async def close(self) -> None:
         self.closed = True
+
+    async def _position(self) -> LogPosition:
+        """A small exact search does not leave out what is gone: the second lock has to."""
+        sequence = await self.log.head() if self.log else 0
+        return LogPosition(sequence=sequence, lag_ms=self.lag_ms)
 
     async def _misbehave(self, error: Exception | None) -> None:
         if self.delay_s:
@@ -354,30 +364,35 @@ def a_world(
     *,
     config: Config | None = None,
     profiles: ProfileStore | None = None,
+    store: Store | None = None,
+    replicas: int = 1,
     rankers: int = 1,
 ) -> World:
     """Users `ann` (20 items of history) and `bob` (2); `now` is a day after the watermark."""
     catalogue = Catalogue.of(items)
-    slices = [ArrayShard(catalogue, shard, shards) for shard in range(shards)]
+    groups = [
+        [ArrayShard(catalogue, shard, shards) for _ in range(replicas)] for shard in range(shards)
+    ]
     scorers = [KeyRanker() for _ in range(rankers)]
     users = {
         "ann": a_user("ann", catalogue, range(20)),
         "bob": a_user("bob", catalogue, range(40, 42)),
     }
-    store = profiles or MemoryProfileStore(users.items())
+    profiles = profiles or store or MemoryProfileStore(users.items())
     recommender = assemble(
         config or Config(),
-        [[one] for one in slices],
+        groups,
         scorers,
-        store,
+        profiles,
+        store=store,
         schema=SCHEMA,
         clock=lambda: NOW_MS / 1000,
     )
     return World(
         catalogue=catalogue,
-        shards=slices,
+        shards=[replica for group in groups for replica in group],
         rankers=scorers,
-        profiles=store,
+        profiles=profiles,
         recommender=recommender,
         users=users,
     )
