@@ -40,7 +40,7 @@ def main(arguments: ServiceArguments, shards: tuple[str, ...], rankers: tuple[st
 
     With --shard it asks tiers that run elsewhere; without, it loads both tiers of the workdir into
     this process. Either way it answers from the workdir's shortlist.yaml, schema.yaml and
-    profiles.sqlite, and the same artifacts give the same pages.
+    store, and the same artifacts give the same pages.
 
     \b
       python -m orchestrator --workdir W --port 7700
@@ -86,14 +86,14 @@ def _distributed(
     from orchestrator.assemble import assemble
     from shortlist.remote import RemoteRanker, RemoteRetriever
     from shortlist.schema import Schema
-    from shortlist.stores.sqlite import SqliteProfileStore
+    from shortlist.stores.opening import open_store
 
     most = arguments.config.serving.max_message_bytes
     return assemble(
         arguments.config,
         [[RemoteRetriever(one, max_message_bytes=most) for one in group] for group in shards],
         [RemoteRanker(one, max_message_bytes=most) for one in rankers],
-        SqliteProfileStore(workdir / "profiles.sqlite"),
+        open_store(arguments.config.store, workdir),
         schema=Schema.load(workdir / "schema.yaml"),
     )
 

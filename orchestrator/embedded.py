@@ -16,7 +16,7 @@ from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.config import Config
 from shortlist.schema import Schema
 from shortlist.stores import ProfileStore
-from shortlist.stores.sqlite import SqliteProfileStore
+from shortlist.stores.opening import open_store
 
 __all__ = ["embedded"]
 
@@ -46,7 +46,7 @@ async def embedded(
         config,
         [[shard] for shard in shards],
         [ranker],
-        profiles or SqliteProfileStore(workdir / "profiles.sqlite"),
+        profiles or open_store(config.store, workdir),
         schema=Schema.load(workdir / "schema.yaml"),
     )
     try:

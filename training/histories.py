@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from shortlist.places import coordinates_of, coordinates_text
+from shortlist.schema import Feature
 from shortlist.tiers import AttributeValue, History
 from training.dataset import Dataset
 from training.encoding import entity_columns
 
-__all__ = ["UserRows", "history_of", "user_attributes", "user_histories"]
+__all__ = ["UserRows", "entity_attributes", "history_of", "user_attributes", "user_histories"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -58,11 +60,21 @@ def user_attributes(
     Coordinates are the texts of `shortlist.places`.
     """
     chosen = dataset.users.take(np.asarray(users, np.int64))
-    columns = entity_columns(chosen, dataset.schema.user_features)
-    values = {name: [_attribute(value) for value in column] for name, column in columns.items()}
+    return entity_attributes(chosen, dataset.schema.user_features)
+
+
+def entity_attributes(
+    table: pa.Table, features: Mapping[str, Feature]
+) -> list[Mapping[str, AttributeValue]]:
+    """What the features say of each row, by name, without what is missing and without titles."""
+    said = {name: feature for name, feature in features.items() if feature.role != "title"}
+    columns = {
+        name: [_attribute(value) for value in column]
+        for name, column in entity_columns(table, said).items()
+    }
     return [
-        {name: value for name, column in values.items() if (value := column[row]) is not None}
-        for row in range(chosen.num_rows)
+        {name: value for name, column in columns.items() if (value := column[row]) is not None}
+        for row in range(table.num_rows)
     ]
 
 

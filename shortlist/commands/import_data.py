@@ -1,7 +1,8 @@
-"""`shortlist import`: from a folder of files to the workdir's data set and profiles."""
+"""`shortlist import`: from a folder of files to the workdir's data set and store."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +16,10 @@ from shortlist.commands.options import EXISTING_FOLDER, json_option, workdir_opt
 from shortlist.commands.terminal import Terminal
 
 if TYPE_CHECKING:
+    from shortlist.config import StoreConfig
     from shortlist.schema import Schema
     from training.bad_rows import BadRowLog
+    from training.dataset import Dataset
     from training.importer import ImportReport
 
 __all__ = ["import_data", "import_into", "schema_text", "show_import"]
@@ -87,12 +90,12 @@ def _choose_schema(schema_file: Path | None, preset: str | None, source: Path) -
 
 
 def import_into(workdir: Path, schema: Schema, source: Path, terminal: Terminal) -> ImportReport:
-    """Fill the workdir: data set, schema, configuration (an existing one stays) and profiles."""
+    """Fill the workdir: data set, schema, configuration (an existing one stays), and the
+    store's profiles and items, beneath what has happened live.
+    """
     from shortlist.config import Config
-    from shortlist.stores.sqlite import SqliteProfileStore
     from training.dataset import Dataset
     from training.importer import import_dataset
-    from training.profiles import profiles_of
 
     workdir.mkdir(parents=True, exist_ok=True)
     config_file = workdir / "shortlist.yaml"
@@ -102,11 +105,23 @@ def import_into(workdir: Path, schema: Schema, source: Path, terminal: Terminal)
     (workdir / "schema.yaml").write_text(schema_text(schema), "utf-8")
     if not config_file.exists():
         config.save(config_file)
-    with terminal.step("Writing profiles"):
-        dataset = Dataset.load(workdir / "dataset")
-        profiles = profiles_of(dataset, history_length=config.serving.history_length)
-        SqliteProfileStore(workdir / "profiles.sqlite").write(profiles, replace_all=True)
+    with terminal.step("Writing profiles and items"):
+        asyncio.run(_fill_store(Dataset.load(workdir / "dataset"), config.store, workdir))
     return report
+
+
+async def _fill_store(dataset: Dataset, config: StoreConfig, workdir: Path) -> None:
+    from shortlist.stores.opening import open_store
+    from training.profiles import items_of, profiles_of
+
+    profiles = profiles_of(
+        dataset, history_length=config.history_length, seen_length=config.seen_length
+    )
+    store = open_store(config, workdir)
+    try:
+        await store.replace_base(profiles, items_of(dataset))
+    finally:
+        await store.close()
 
 
 def schema_text(schema: Schema) -> str:

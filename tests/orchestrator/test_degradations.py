@@ -11,7 +11,7 @@ from shortlist.config import Config, ServingConfig, SlateConfig
 from shortlist.errors import CoverageTooLow, ShortlistError, TierUnavailable, VersionNotServed
 from shortlist.ids import keys_of
 from shortlist.page import PageRequest, RankRequest, RecentEvent
-from shortlist.stores.sqlite import SqliteProfileStore
+from shortlist.stores.sqlite import SqliteStore
 from tests.orchestrator.world import World, a_world, item_ids, reasons
 
 QUICK = Config(
@@ -144,7 +144,7 @@ async def test_without_shards_and_without_a_cache_there_is_no_answer() -> None:
 async def test_without_the_profile_store_the_requests_own_exclusions_still_hold(
     tmp_path: Path,
 ) -> None:
-    missing = SqliteProfileStore(tmp_path / "profiles.sqlite")
+    missing = SqliteStore(tmp_path / "store.sqlite")
     async with a_world(items=60, profiles=missing) as world:
         page = await world.page(
             "ann",
@@ -188,9 +188,7 @@ async def test_a_shard_in_mid_rollout_never_mixes_versions() -> None:
 
 
 async def test_everything_down_but_the_rail_is_still_an_answer(tmp_path: Path) -> None:
-    async with a_world(
-        config=QUICK, profiles=SqliteProfileStore(tmp_path / "none.sqlite")
-    ) as world:
+    async with a_world(config=QUICK, profiles=SqliteStore(tmp_path / "none.sqlite")) as world:
         all_down(world)
         world.rankers[0].fails = DOWN
         page = await world.page()

@@ -28,8 +28,9 @@ from shortlist.page import PageRequest, SimilarRequest
 from shortlist.remote import RemoteRanker, RemoteRetriever
 from shortlist.serving import Server, ServerOptions
 from shortlist.stores import Profile
-from shortlist.stores.sqlite import SqliteProfileStore
+from shortlist.stores.sqlite import SqliteStore
 from shortlist.tiers import History
+from tests.contracts.store import write_store
 from tests.orchestrator.wire import running
 from tests.orchestrator.world import item_ids
 from tests.ranking_svc.factory import publish_ranker
@@ -75,7 +76,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights=np.ones(4, np.float32),
     )
     ann = Profile(user_key=key_of("ann"), history=liked, seen=liked.keys)
-    SqliteProfileStore(tmp_path / "profiles.sqlite").write([("ann", ann)])
+    write_store(tmp_path, [("ann", ann)])
     return tmp_path
 
 
@@ -101,7 +102,7 @@ async def there(workdir: Path) -> AsyncIterator[Recommender]:
         server = Server(ServerOptions(drain_s=0.1))
         add_ranking(server, ranker, ranker.versions)
         rankers = [RemoteRanker(await stack.enter_async_context(running(server)))]
-        profiles = SqliteProfileStore(workdir / "profiles.sqlite")
+        profiles = SqliteStore(workdir / "store.sqlite")
         recommender = assemble(CONFIG, shards, rankers, profiles)
         yield await stack.enter_async_context(recommender)
 

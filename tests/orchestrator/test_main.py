@@ -20,7 +20,7 @@ from shortlist.client import AsyncClient
 from shortlist.config import Config
 from shortlist.page import PageRequest
 from shortlist.serving import Server, ServerOptions
-from shortlist.stores.sqlite import SqliteProfileStore
+from tests.contracts.store import write_store
 from tests.orchestrator.wire import running
 from tests.orchestrator.world import FixedVersion, World, a_world, item_ids, reasons
 
@@ -36,7 +36,7 @@ def workdir(tmp_path: Path) -> Path:
     Config().save(tmp_path / "shortlist.yaml")
     (tmp_path / "schema.yaml").write_text(SCHEMA)
     world = a_world()
-    SqliteProfileStore(tmp_path / "profiles.sqlite").write(world.users.items())
+    write_store(tmp_path, world.users.items())
     return tmp_path
 
 

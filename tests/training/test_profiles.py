@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from shortlist.stores import Profile
-from shortlist.stores.sqlite import SqliteProfileStore
+from shortlist.stores.sqlite import SqliteStore
 from tests.training.tiny import tiny_dataset
 from training.dataset import Dataset
-from training.profiles import profiles_of
+from training.profiles import items_of, profiles_of
 
 
 def dataset() -> Dataset:
@@ -72,8 +72,8 @@ def test_only_the_given_rows_are_known() -> None:
 
 
 async def test_every_profile_can_be_stored_and_read_back(tmp_path: Path) -> None:
-    store = SqliteProfileStore(tmp_path / "profiles.sqlite")
-    assert store.write(profiles_of(dataset(), history_length=10)) == 3
+    store = SqliteStore(tmp_path / "store.sqlite")
+    await store.replace_base(profiles_of(dataset(), history_length=10), items_of(dataset()))
     read = await store.get(dataset().user_ids[0].as_py())
     assert read is not None
     assert read.history.weights.tolist() == [1, 0, 2]

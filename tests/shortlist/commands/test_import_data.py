@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from shortlist.cli import main
 from shortlist.config import Config
 from shortlist.schema import Schema
-from shortlist.stores.sqlite import SqliteProfileStore
+from shortlist.stores.sqlite import SqliteStore
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def import_shop(shop: Path, workdir: Path, *more: str, schema: Path | None = Non
 def test_an_import_fills_the_workdir(shop: Path, tmp_path: Path) -> None:
     assert import_shop(shop, tmp_path) == 0
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"dataset", "profiles.sqlite", "schema.yaml", "shortlist.yaml"} <= names
+    assert {"dataset", "store.sqlite", "schema.yaml", "shortlist.yaml"} <= names
     assert Schema.load(tmp_path / "schema.yaml") == Schema.load(shop / "shop.yaml")
     assert Config.load(tmp_path / "shortlist.yaml") == Config()
 
@@ -64,11 +65,14 @@ def test_with_json_the_report_is_one_object(
 
 
 async def test_profiles_hold_histories_and_attributes(shop: Path, tmp_path: Path) -> None:
-    import_shop(shop, tmp_path)
+    await asyncio.to_thread(import_shop, shop, tmp_path)
     user = (shop / "clickstream.csv").read_text().splitlines()[1].split(",")[0]
-    store = SqliteProfileStore(tmp_path / "profiles.sqlite")
+    store = SqliteStore(tmp_path / "store.sqlite")
     profile = await store.get(user)
+    items = await store.list_items(-1, 1000)
     await store.close()
+    assert len(items) == 40
+    assert all(item.title and item.attributes for item in items)
     assert profile is not None
     assert len(profile.history) > 0
     assert profile.attributes["city"] in ("Lisbon", "Lyon", "Leeds", "Linz", "Lund")
