@@ -110,7 +110,7 @@ async def test_an_item_that_does_not_exist_is_not_found_with_its_field(
         ),
     ],
 )
-async def test_what_a_later_version_will_serve_is_unimplemented(
+async def test_what_needs_a_store_or_a_later_version_is_unimplemented(
     channel: grpc.aio.Channel, stub: Any, method: str, request_: Any
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
