@@ -29,6 +29,7 @@ __all__ = [
     "CLIENT_LIMITS",
     "COMPOSED_LIMITS",
     "And",
+    "Comparator",
     "Compare",
     "Exists",
     "Expression",

@@ -16,7 +16,7 @@ from retrieval_svc.index import (
     build_index,
     load_index,
 )
-from retrieval_svc.rows import Allowed
+from retrieval_svc.rows import Allowed, RowMask
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused, InvalidField
 from tests.retrieval_svc.factory import Floats, clustered, unit
 
@@ -91,6 +91,53 @@ def test_an_underfilled_search_falls_back_to_the_exact_one(
     exclude = np.setdiff1d(np.arange(len(vectors)), keep)
     rows, _ = scann.search(queries[2], 10, Allowed(exclude=exclude))
     assert sorted(rows.tolist()) == keep.tolist()
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.2, 0.05, 0.001])
+def test_a_masked_search_finds_as_much_as_an_open_one(
+    scann: Index, vectors: Floats, queries: Floats, share: float
+) -> None:
+    rng = np.random.default_rng(5)
+    exact, found = BruteForceIndex(vectors), []
+    for query in queries[:10]:
+        seen, _ = exact.search(query, 200)
+        mask = RowMask(rng.random(len(vectors)) < share)
+        allowed = Allowed(exclude=np.sort(seen), mask=mask)
+        truth, rows = exact.search(query, K, allowed)[0], scann.search(query, K, allowed)[0]
+        assert len(truth) == len(rows) == min(K, allowed.count(len(vectors)))
+        assert allowed.keep(rows).all()
+        found.append(np.isin(truth, rows).mean())
+    assert np.mean(found) >= TARGET
+
+
+def test_an_exact_search_of_few_rows_is_that_of_all_without_the_others(
+    vectors: Floats, queries: Floats
+) -> None:
+    """Rows are gathered, in pieces, or all are scored; the hits are the same."""
+    rng = np.random.default_rng(6)
+    exact = BruteForceIndex(vectors)
+    for share in (0.5, 0.31, 0.29, 0.2, 0.0):
+        passes = rng.random(len(vectors)) < share
+        allowed = Allowed(exclude=np.array([7, 100, 8000]), mask=RowMask(passes.copy()))
+        passes[[7, 100, 8000]] = False
+        rows, scores = exact.search(queries[3], 5000, allowed)
+        expected = np.where(passes, vectors @ queries[3], -np.inf)
+        order = np.argsort(-expected, kind="stable")[: min(5000, passes.sum())]
+        assert rows.tolist() == order.tolist()
+        np.testing.assert_allclose(scores, expected[order], atol=1e-6)
+
+
+def test_a_mask_that_leaves_out_the_neighbourhood_is_searched_exactly(
+    scann: Index, vectors: Floats, queries: Floats
+) -> None:
+    """Half of the items are allowed, and they are the far half."""
+    exact = BruteForceIndex(vectors)
+    near, _ = exact.search(queries[4], len(vectors) // 2)
+    passes = np.ones(len(vectors), np.bool_)
+    passes[near] = False
+    allowed = Allowed(mask=RowMask(passes))
+    rows, _ = scann.search(queries[4], K, allowed)
+    assert rows.tolist() == exact.search(queries[4], K, allowed)[0].tolist()
 
 
 def test_an_index_loads_from_a_moved_folder(

@@ -15,7 +15,7 @@ from retrieval_svc.index import (
     build_source_index,
     load_source_index,
 )
-from retrieval_svc.rows import Allowed
+from retrieval_svc.rows import Allowed, RowMask
 from shortlist.errors import ArtifactCorrupt
 from tests.retrieval_svc.factory import Floats, clustered
 
@@ -78,6 +78,23 @@ def test_hits_have_the_row_numbers_and_scores_of_the_slice(
     assert allowed[rows].all()
     assert (np.diff(scores) <= 0).all()
     np.testing.assert_allclose(scores, factors[rows] @ users[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.1, 0.0005])
+def test_a_mask_of_the_slice_holds_in_an_index_of_some_of_its_rows(
+    scann: Index, factors: Floats, users: Floats, share: float
+) -> None:
+    passes = np.random.default_rng(7).random(ITEMS) < share
+    passes |= ~factors.any(axis=1)  # rows that the index does not have may pass
+    allowed = Allowed(exclude=np.arange(0, ITEMS, 50), mask=RowMask(passes))
+    own = np.flatnonzero(factors.any(axis=1))
+    wanted = own[allowed.keep(own)]
+    for user in users[:3]:
+        rows, scores = scann.search(user, K, allowed)
+        assert np.isin(rows, wanted).all()
+        assert len(np.unique(rows)) == min(K, len(wanted))
+        best = np.sort(factors[wanted] @ user)[::-1][: len(rows)]
+        assert np.mean(scores >= best[-1] - 1e-5) >= TARGET
 
 
 def test_an_index_of_other_factors_is_refused(
