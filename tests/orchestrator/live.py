@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
@@ -45,6 +46,29 @@ class BreakableStore(MemoryStore):
     def _check(self) -> None:
         if self.down:
             raise ProfilesUnavailable("the store is away")
+
+
+class HeldStore(MemoryStore):
+    """Appends nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+        self.waiting = 0  # events
+        self.most_waiting = 0
+
+    async def append(self, events: Sequence[LiveEvent]) -> Appended:
+        self.waiting += len(events)
+        self.most_waiting = max(self.most_waiting, self.waiting)
+        await self.go.wait()
+        self.waiting -= len(events)
+        return await super().append(events)
+
+    async def all_wait(self, events: int) -> None:
+        """Return when so many events wait."""
+        async with asyncio.timeout(10):
+            while self.waiting < events:
+                await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from shortlist.schema import Schema
 from shortlist.stores import Profile, ProfilesUnavailable, StoreFull
 from shortlist.stores.memory import MemoryStore
 from shortlist.tiers import History
-from tests.orchestrator.live import BreakableStore, a_batch, a_live_world, an_event
+from tests.orchestrator.live import BreakableStore, HeldStore, a_batch, a_live_world, an_event
 from tests.orchestrator.world import NOW_MS, SCHEMA, a_world, item_ids
 
 DAY_MS = 86_400_000
@@ -317,23 +317,6 @@ async def test_an_event_happens_where_its_context_and_its_user_are() -> None:
 
 
 # -- the queue ------------------------------------------------------------------------------------
-
-
-class HeldStore(MemoryStore):
-    """Appends nothing until it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go = asyncio.Event()
-        self.most_waiting = 0
-        self._waiting = 0
-
-    async def append(self, events):  # type: ignore[no-untyped-def]
-        self._waiting += len(events)
-        self.most_waiting = max(self.most_waiting, self._waiting)
-        await self.go.wait()
-        self._waiting -= len(events)
-        return await super().append(events)
 
 
 async def test_more_than_may_wait_is_refused_and_the_rest_is_durable() -> None:

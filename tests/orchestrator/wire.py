@@ -17,9 +17,9 @@ from tests.orchestrator.world import NOW_MS, SCHEMA, FixedVersion, World
 
 
 @asynccontextmanager
-async def served(recommender: Recommender) -> AsyncIterator[str]:
+async def served(recommender: Recommender, *, max_concurrency: int = 256) -> AsyncIterator[str]:
     """The orchestrator at the address that is yielded. The recommender is the caller's to close."""
-    server = Server(ServerOptions(drain_s=1.0))
+    server = Server(ServerOptions(drain_s=1.0, max_concurrency=max_concurrency))
     add_orchestrator(server, recommender)
     async with running(server) as target:
         yield target
