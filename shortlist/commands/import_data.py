@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from training.dataset import Dataset
     from training.importer import ImportReport
 
-__all__ = ["import_data", "import_into", "schema_text", "show_import"]
+__all__ = ["fill_store", "import_data", "import_into", "schema_text", "show_import"]
 
 
 @click.command("import")
@@ -106,11 +106,11 @@ def import_into(workdir: Path, schema: Schema, source: Path, terminal: Terminal)
     if not config_file.exists():
         config.save(config_file)
     with terminal.step("Writing profiles and items"):
-        asyncio.run(_fill_store(Dataset.load(workdir / "dataset"), config.store, workdir))
+        asyncio.run(fill_store(Dataset.load(workdir / "dataset"), config.store, workdir))
     return report
 
 
-async def _fill_store(dataset: Dataset, config: StoreConfig, workdir: Path) -> None:
+async def fill_store(dataset: Dataset, config: StoreConfig, workdir: Path) -> None:
     from shortlist.stores.opening import open_store
     from training.profiles import items_of, profiles_of
 

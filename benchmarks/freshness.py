@@ -1,0 +1,238 @@
+"""`python -m benchmarks.freshness`: how soon a change is on a page, and what taking it in costs.
+
+The system runs in processes of its own and is asked over gRPC: `embedded` is `shortlist serve`, all
+in one process over SQLite; `distributed` is `shortlist up`, shards, a ranker and an orchestrator
+over Redis. Pages are asked for at a steady rate all the while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.table import Table
+
+from benchmarks.live.load import PageLoad
+from benchmarks.live.probes import (
+    delete_to_gone,
+    event_to_page,
+    ingest,
+    sightings_after,
+    upsert_to_recommended,
+)
+from benchmarks.live.systems import (
+    SYSTEMS,
+    Sizes,
+    known_items,
+    known_users,
+    prepare,
+    running,
+)
+from shortlist.client import AsyncClient
+from shortlist.commands.terminal import Terminal
+from shortlist.errors import ShortlistError
+from shortlist.live import CatalogItem
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much to ask."""
+
+    samples: int  # of each kind of change
+    rate: float  # pages a second meanwhile
+    ingest_rate: float  # events a second beside which pages are timed
+    seconds: float  # of one timed stretch
+    rounds: int  # of quiet and busy stretches, in turn
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, no table.")
+@click.option("--items", default=1_000_000, show_default=True, help="Items of the made-up world.")
+@click.option("--users", default=20_000, show_default=True, help="People in it.")
+@click.option("--events", default=300_000, show_default=True, help="What they did.")
+@click.option(
+    "--workdir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the trained world here, and use it again; default: a temporary folder.",
+)
+@click.option(
+    "--system",
+    "systems",
+    type=click.Choice(list(SYSTEMS)),
+    multiple=True,
+    default=list(SYSTEMS),
+    help="Measure only this one; may be repeated.",
+)
+@click.option("--samples", default=100, show_default=True, help="Changes of each kind.")
+@click.option("--rate", default=5.0, show_default=True, help="Pages a second meanwhile.")
+@click.option(
+    "--ingest-rate", default=5000.0, show_default=True, help="Events a second beside the pages."
+)
+@click.option("--seconds", default=10.0, show_default=True, help="Of one timed stretch.")
+@click.option("--rounds", default=5, show_default=True, help="Quiet and busy stretches, in turn.")
+def main(
+    as_json: bool,
+    items: int,
+    users: int,
+    events: int,
+    workdir: Path | None,
+    systems: tuple[str, ...],
+    **plan: Any,
+) -> None:
+    """Measure freshness over a world of --items items.
+
+    \b
+      python -m benchmarks.freshness --workdir W --json
+      python -m benchmarks.freshness --items 20000 --samples 20 --rounds 2
+    """
+    terminal = Terminal(as_json=as_json)
+    result: dict[str, Any] = {}
+    try:
+        with terminal.only_json(), _folder(workdir) as folder:
+            prepare(folder, Sizes(items=items, users=users, events=events), terminal)
+            for name in dict.fromkeys(systems):
+                with running(SYSTEMS[name], folder, terminal) as target:
+                    result[name] = asyncio.run(_measure(target, folder, Plan(**plan), terminal))
+                    result[name]["store"] = SYSTEMS[name].store
+    except ShortlistError as error:
+        raise click.ClickException(str(error)) from None
+    result["items"], result["plan"] = items, plan
+    terminal.out.print(_table(result, systems))
+    terminal.emit(result)
+
+
+@contextlib.contextmanager
+def _folder(workdir: Path | None) -> Iterator[Path]:
+    if workdir is not None:
+        yield workdir.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="shortlist-freshness-") as folder:
+        yield Path(folder)
+
+
+async def _measure(target: str, folder: Path, plan: Plan, terminal: Terminal) -> dict[str, Any]:
+    users, items = known_users(folder), known_items(folder)
+    rng = np.random.default_rng(0)
+    asked = [users[at] for at in rng.integers(len(users), size=4 * plan.samples)]
+    parts = [asked[start::4] for start in range(4)]
+    async with AsyncClient(target, timeout_s=60) as client:
+        load = PageLoad(client, users, rate=plan.rate)
+        async with load.running():
+            with terminal.step("event to page"):
+                event_ms = await event_to_page(client, parts[0])
+            with terminal.step("upsert to recommended"):
+                fresh = await _new_items(client, items, plan.samples, rng)
+                upsert_ms = await upsert_to_recommended(client, fresh, parts[1])
+            with terminal.step("delete to gone"):
+                delete_ms = await delete_to_gone(client, parts[2])
+            with terminal.step("sightings after the acknowledgement"):
+                sightings = await sightings_after(client, parts[3], readers=4, pages=3)
+        with terminal.step("as many events as it takes"):
+            most = await ingest(
+                client,
+                users,
+                items,
+                seconds=plan.seconds,
+                rate=None,
+                batch=100,
+                in_flight=8,
+                seed=1,
+            )
+        with terminal.step("pages beside events"):
+            ratios = await _ratios(client, users, items, plan)
+    return {
+        "event_to_page_ms": _spread(event_ms),
+        "upsert_to_recommended_ms": _spread(upsert_ms),
+        "delete_to_gone_ms": _spread(delete_ms),
+        "sightings_after_ack": sightings,
+        "ingest_per_s": most,
+        **ratios,
+        "pages": len(load.latencies_ms),
+        "failed_pages": load.failures,
+        "recommend_ms": _spread(load.latencies_ms),
+    }
+
+
+async def _new_items(
+    client: AsyncClient, items: list[str], count: int, rng: np.random.Generator
+) -> list[CatalogItem]:
+    """Items like some that there are, under ids that nobody has seen, published just now."""
+    models = [items[at] for at in rng.choice(len(items), size=count, replace=False)]
+    found = (await client.get_items(models)).items
+    now_ms = time.time_ns() // 1_000_000
+    return [replace(one, id=f"new-{uuid.uuid4().hex}", published_ms=now_ms) for one in found]
+
+
+async def _ratios(
+    client: AsyncClient, users: list[str], items: list[str], plan: Plan
+) -> dict[str, Any]:
+    """Recommend's p99 beside a steady flow of events / its quiet p99; the median of the rounds."""
+    quiet_ms, busy_ms, rates = [], [], []
+    for round_ in range(plan.rounds):
+        quiet = PageLoad(client, users, rate=plan.rate, seed=round_)
+        await quiet.run_for(plan.seconds)
+        busy = PageLoad(client, users, rate=plan.rate, seed=round_)
+        async with busy.running():
+            rate = await ingest(
+                client,
+                users,
+                items,
+                seconds=plan.seconds,
+                rate=plan.ingest_rate,
+                seed=round_,
+            )
+        quiet_ms.append(quiet.percentile(99))
+        busy_ms.append(busy.percentile(99))
+        rates.append(rate)
+    ratios = [busy / quiet for busy, quiet in zip(busy_ms, quiet_ms, strict=True)]
+    return {
+        "recommend_p99_ratio": float(np.median(ratios)),
+        "recommend_p99_ratios": ratios,
+        "recommend_p99_quiet_ms": float(np.median(quiet_ms)),
+        "recommend_p99_busy_ms": float(np.median(busy_ms)),
+        "ingest_beside_pages_per_s": float(np.median(rates)),
+    }
+
+
+def _spread(times_ms: list[float]) -> dict[str, float]:
+    return {f"p{q}": float(np.percentile(times_ms, q)) for q in (50, 99)}
+
+
+def _table(result: dict[str, Any], systems: tuple[str, ...]) -> Table:
+    table = Table("", title=f"Freshness, {result['items']:,} items")
+    names = list(dict.fromkeys(systems))
+    for name in names:
+        table.add_column(f"{name} ({result[name]['store']})", justify="right")
+    for row, unit in (
+        ("event_to_page_ms", "event to changed page, ms"),
+        ("upsert_to_recommended_ms", "upsert to first recommended, ms"),
+        ("delete_to_gone_ms", "delete to last seen, ms"),
+        ("recommend_ms", "a page meanwhile, ms"),
+    ):
+        for q in ("p50", "p99"):
+            table.add_row(f"{unit} ({q})", *(f"{result[name][row][q]:.1f}" for name in names))
+    for row, what in (
+        ("sightings_after_ack", "sightings after the acknowledgement"),
+        ("ingest_per_s", "durable events a second"),
+        ("ingest_beside_pages_per_s", "events a second beside the pages"),
+        ("recommend_p99_quiet_ms", "Recommend p99, quiet, ms"),
+        ("recommend_p99_busy_ms", "Recommend p99, beside the events, ms"),
+        ("recommend_p99_ratio", "their ratio"),
+    ):
+        table.add_row(what, *(f"{result[name][row]:,.2f}" for name in names))
+    return table
+
+
+if __name__ == "__main__":
+    main()
