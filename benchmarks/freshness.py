@@ -139,16 +139,7 @@ async def _measure(target: str, folder: Path, plan: Plan, terminal: Terminal) ->
             with terminal.step("sightings after the acknowledgement"):
                 sightings = await sightings_after(client, parts[3], readers=4, pages=3)
         with terminal.step("as many events as it takes"):
-            most = await ingest(
-                client,
-                users,
-                items,
-                seconds=plan.seconds,
-                rate=None,
-                batch=100,
-                in_flight=8,
-                seed=1,
-            )
+            most = await ingest(client, users, items, seconds=plan.seconds, rate=None, seed=1)
         with terminal.step("pages beside events"):
             ratios = await _ratios(client, users, items, plan)
     return {
