@@ -15,9 +15,11 @@ __all__ = [
     "artifacts_option",
     "attribute_option",
     "exclude_option",
+    "filter_option",
     "host_option",
     "json_option",
     "page_size_option",
+    "parse_blocked",
     "parse_context",
     "port_option",
     "target_option",
@@ -93,6 +95,15 @@ exclude_option = click.option(
     help="An item to leave out. May be repeated.",
 )
 
+filter_option = click.option(
+    "--filter",
+    default="",
+    metavar="EXPRESSION",
+    show_envvar=True,
+    help="Only items that match, for instance 'genre = \"drama\" AND published_at > now()-30d'; "
+    "docs/filters.md describes the language.",
+)
+
 attribute_option = click.option(
     "--attribute",
     multiple=True,
@@ -123,6 +134,17 @@ def parse_context(pairs: tuple[str, ...]) -> dict[str, AttributeValue]:
             raise InvalidField("--context", f"{pair!r} is not NAME=VALUE")
         context[name] = _value(text)
     return context
+
+
+def parse_blocked(pairs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """`("genre=horror", "genre=war")` -> the values of each feature. Raises `InvalidField`."""
+    blocked: dict[str, tuple[str, ...]] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not (name and separator):
+            raise InvalidField("--block", f"{pair!r} is not NAME=VALUE")
+        blocked[name] = (*blocked.get(name, ()), value)
+    return blocked
 
 
 def _value(text: str) -> AttributeValue:

@@ -12,8 +12,10 @@ from shortlist.commands.options import (
     artifacts_option,
     attribute_option,
     exclude_option,
+    filter_option,
     json_option,
     page_size_option,
+    parse_blocked,
     parse_context,
     target_option,
     trace_option,
@@ -62,6 +64,14 @@ __all__ = ["ask_for_page", "recommend"]
     help="An item that the user just touched, oldest first. May be repeated.",
 )
 @exclude_option
+@filter_option
+@click.option(
+    "--block",
+    multiple=True,
+    metavar="NAME=VALUE",
+    show_envvar=True,
+    help="Show no item with that value of a feature, for instance genre=horror. May be repeated.",
+)
 @click.option(
     "--include-seen", is_flag=True, show_envvar=True, help="Recommend what the user has seen, too."
 )
@@ -85,6 +95,8 @@ def recommend(
     context: tuple[str, ...],
     recent: tuple[str, ...],
     exclude: tuple[str, ...],
+    filter: str,
+    block: tuple[str, ...],
     include_seen: bool,
     attribute: tuple[str, ...],
     arm: str,
@@ -102,6 +114,9 @@ def recommend(
     \b
     Somebody new, on a phone, who just looked at two items:
       shortlist recommend --workdir W --cold --context device=phone --recent i17 --recent i4
+    \b
+    Only what a filter lets through, and nothing of one kind:
+      shortlist recommend --workdir W --user 42 --filter 'year >= 1990' --block genre=horror
     """
     if bool(user) == anonymous:
         raise click.UsageError("give either --user ID or --cold")
@@ -110,6 +125,8 @@ def recommend(
         page_size=page_size or 0,
         page_token=page_token,
         exclude_item_ids=exclude,
+        filter=filter,
+        blocked=parse_blocked(block),
         exclude_seen=not include_seen,
         recent_events=tuple(RecentEvent(item_id=item) for item in recent),
         context=parse_context(context),

@@ -12,6 +12,7 @@ from shortlist.commands.options import (
     artifacts_option,
     attribute_option,
     exclude_option,
+    filter_option,
     json_option,
     page_size_option,
     target_option,
@@ -30,6 +31,7 @@ __all__ = ["similar"]
 @target_option
 @page_size_option
 @exclude_option
+@filter_option
 @attribute_option
 @trace_option
 @json_option
@@ -39,6 +41,7 @@ def similar(
     target: str | None,
     page_size: int | None,
     exclude: tuple[str, ...],
+    filter: str,
     attribute: tuple[str, ...],
     trace: bool,
     as_json: bool,
@@ -56,6 +59,7 @@ def similar(
         item_id=item,
         page_size=page_size or 0,
         exclude_item_ids=exclude,
+        filter=filter,
         return_attributes=attribute,
         trace=trace,
     )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shortlist.commands.options import parse_context
+from shortlist.commands.options import parse_blocked, parse_context
 from shortlist.errors import InvalidField
 
 
@@ -23,3 +23,12 @@ def test_a_context_that_is_no_pair_is_refused(pair: str) -> None:
 
 def test_coordinates_of_a_place_stay_one_text() -> None:
     assert parse_context(("home=48.86,2.35",)) == {"home": "48.86,2.35"}
+
+
+def test_blocked_values_are_gathered_by_feature() -> None:
+    assert parse_blocked(("genre=horror", "maker=x=y", "genre=war")) == {
+        "genre": ("horror", "war"),
+        "maker": ("x=y",),
+    }
+    with pytest.raises(InvalidField, match="'horror' is not NAME=VALUE"):
+        parse_blocked(("horror",))

@@ -33,6 +33,15 @@ async def test_its_document_is_one_json_object(capsys: pytest.CaptureFixture[str
     assert document["trace"]["stages"][0]["stage"] == "profile"
 
 
+async def test_a_filter_says_which_items_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await run("i7", "--filter", 'genre = "g2"', "--page-size", "40", "--json") == 0
+    items = json.loads(capsys.readouterr().out)["items"]
+    assert len(items) == 40
+    assert all(int(item["id"][1:]) % 5 == 2 for item in items)
+    assert await run("i7", "--filter", "genre = g2") == 1
+    assert "at character 9" in capsys.readouterr().err
+
+
 async def test_an_unknown_item_is_one_line_of_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert await run("nonsense") == 1
     assert "no item 'nonsense'" in capsys.readouterr().err
