@@ -16,6 +16,9 @@ from shortlist.commands.options import EXISTING_FOLDER, json_option, workdir_opt
 from shortlist.commands.terminal import Terminal
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from shortlist.config import StoreConfig
     from shortlist.schema import Schema
     from training.bad_rows import BadRowLog
@@ -110,12 +113,19 @@ def import_into(workdir: Path, schema: Schema, source: Path, terminal: Terminal)
     return report
 
 
-async def fill_store(dataset: Dataset, config: StoreConfig, workdir: Path) -> None:
+async def fill_store(
+    dataset: Dataset,
+    config: StoreConfig,
+    workdir: Path,
+    *,
+    rows: npt.NDArray[np.int64] | None = None,
+) -> None:
+    """Put profiles and items beneath the live state; of the interactions all, or those of `rows`."""
     from shortlist.stores.opening import open_store
     from training.profiles import items_of, profiles_of
 
     profiles = profiles_of(
-        dataset, history_length=config.history_length, seen_length=config.seen_length
+        dataset, history_length=config.history_length, seen_length=config.seen_length, rows=rows
     )
     store = open_store(config, workdir)
     try:
