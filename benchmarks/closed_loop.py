@@ -33,7 +33,7 @@ from shortlist.errors import ArtifactNotFound, ShortlistError
 from shortlist.feed import RecordedEvent
 from shortlist.launch import module_command
 from shortlist.page import PageRequest
-from shortlist.schema import Schema
+from shortlist.schema import Schema, SplitPlan
 from shortlist.stores.opening import STORE_FILE
 from simulator import World, WorldConfig, write_dataset
 from training.dataset import Dataset
@@ -115,7 +115,7 @@ def _prepare(folder: Path, world: World, terminal: Terminal) -> None:
     with terminal.progress() as progress:
         written = write_dataset(world, folder / "source", progress=progress)
     schema = Schema.load(written.schema)
-    split = schema.split.model_copy(update={"test_fraction": _TEST_FRACTION})
+    split = SplitPlan(test_fraction=_TEST_FRACTION)
     import_into(folder, schema.model_copy(update={"split": split}), folder / "source", terminal)
     for tier in TIERS:
         terminal.err.rule(f"training {tier}")

@@ -120,7 +120,7 @@ async def fill_store(
     *,
     rows: npt.NDArray[np.int64] | None = None,
 ) -> None:
-    """Put profiles and items beneath the live state; of the interactions all, or those of `rows`."""
+    """Put profiles, of all interactions or those of `rows`, and items beneath the live state."""
     from shortlist.stores.opening import open_store
     from training.profiles import items_of, profiles_of
 
