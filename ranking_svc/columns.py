@@ -281,7 +281,7 @@ class TasteColumns:
         liked = question.liked.rows
         if len(liked) == 0:
             return
-        statistics, numbers = self._table.statistics[liked], self._table.numeric[liked]
+        statistics, numbers = self._table.statistics_of(liked), self._table.numeric[liked]
         means = np.concatenate([statistics.mean(axis=0), numbers.mean(axis=0)])
         deviations = statistics[:, self._taste].std(axis=0)
         about_user = np.concatenate([means, deviations])

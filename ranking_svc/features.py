@@ -125,6 +125,10 @@ class FeatureBuilder:
             if feature.role not in ("text", "title")
         )
 
+    def over(self, table: ItemTable) -> FeatureBuilder:
+        """The same features of other items."""
+        return FeatureBuilder(self.spec, table, self.item, self.user, self.context)
+
     def build(
         self, user: UserContext, candidates: Candidates, chosen: Rows | None = None
     ) -> FeatureRows:
@@ -158,7 +162,7 @@ class FeatureBuilder:
             candidates=candidates,
             chosen=rows,
             items=items,
-            statistics=np.ascontiguousarray(table.statistics.take(items, axis=0).T),
+            statistics=np.ascontiguousarray(table.statistics_of(items).T),
             numeric=np.ascontiguousarray(table.numeric.take(items, axis=0).T),
             tokens=table.tokens.take(items, axis=0).T.astype(np.intp, order="C"),
             token_weights=np.ascontiguousarray(table.token_weights.take(items, axis=0).T),
@@ -171,5 +175,5 @@ class FeatureBuilder:
     def _past(self, user: UserContext, kind: npt.NDArray[np.bool_]) -> Past:
         """The newest known items of a kind of events."""
         rows = self.table.rows_of(user.history.keys[kind])
-        known = np.flatnonzero(rows < len(self.table.keys))[-HISTORY_LENGTH:]
+        known = np.flatnonzero(rows != len(self.table.keys))[-HISTORY_LENGTH:]
         return Past(rows=rows[known], times_ms=user.history.times_ms[kind][known])

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
 
-__all__ = ["ItemTable"]
+__all__ = ["Floats", "ItemTable", "Keys", "Rows"]
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,16 @@ class ItemTable:
         if self.places.shape[1:] != (self.places.shape[1], 3):
             raise ArtifactCorrupt(f"items/places.npy has shape {self.places.shape}, not (n, p, 3)")
 
-    def rows_of(self, keys: npt.NDArray[np.uint64]) -> Rows:
+    @property
+    def size(self) -> int:
+        """Items that have a row of their own."""
+        return len(self.keys)
+
+    def statistics_of(self, rows: Rows) -> Floats:
+        """float32 [len(rows), k]"""
+        return self.statistics.take(rows, axis=0)
+
+    def rows_of(self, keys: Keys) -> Rows:
         """Rows of `keys`; `len(self.keys)` for unknown ones."""
         unknown = len(self.keys)
         if unknown == 0:

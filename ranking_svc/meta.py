@@ -20,6 +20,8 @@ class RankingMeta(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     watermark_ms: int  # newest event that the item statistics know
+    log_sequence: Annotated[int, Field(ge=0)] = 0  # changes up to it are part of what was trained
+    located: list[str] = []  # features of items that tell coordinates, as items/places.npy has them
     models: Annotated[list[str], Field(min_length=1)]
     default_model: str
     heads: Annotated[dict[str, Weight], Field(min_length=1)]  # head -> what its event is worth

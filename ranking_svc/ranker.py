@@ -6,19 +6,24 @@ import asyncio
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ranking_svc.features import FeatureBuilder, FeatureSpec, ItemTable
+from ranking_svc.item_counts import ItemCounts, statistics_names
+from ranking_svc.item_table import Rows
+from ranking_svc.live import LiveItemTable
 from ranking_svc.meta import RankingMeta
 from ranking_svc.models import Model, Worth, combine, open_models
 from ranking_svc.models.ensemble import Ensemble
 from shortlist.admin import LoadedVersion, TierStatus
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.config import RankingConfig
-from shortlist.errors import BudgetExceeded, InvalidField, TierUnavailable
+from shortlist.errors import ArtifactCorrupt, BudgetExceeded, InvalidField, TierUnavailable
 from shortlist.features import FeatureEncoder
+from shortlist.live import Changes
+from shortlist.stores import Store
 from shortlist.tiers import (
     Candidates,
     History,
@@ -29,9 +34,10 @@ from shortlist.tiers import (
 )
 from shortlist.versions import LoadedVersions
 
-__all__ = ["LocalRanker", "RankerGeneration", "ScoresNotFinite", "open_builder"]
+__all__ = ["ITEM_COUNTS", "LocalRanker", "RankerGeneration", "ScoresNotFinite", "open_builder"]
 
 TIER = "ranking"
+ITEM_COUNTS = "item_counts"  # folder of an artifact
 _WARM_UP_ROWS = 1000
 
 
@@ -48,12 +54,14 @@ class ScoresNotFinite(TierUnavailable):
 class RankerGeneration:
     """One version, loaded: all its models over one feature builder.
 
-    Immutable; any thread may ask.
+    Any thread may ask. Only its item table changes, when the generation follows the log.
     """
 
     version: str
+    log_sequence: int  # changes up to it are part of what was trained
     watermark_ms: int  # newest event that its item statistics know
     builder: FeatureBuilder
+    table: LiveItemTable  # the builder's
     engine: str  # that runs the models
     models: Mapping[str, Model]
     default: str  # the model of queries that name none
@@ -68,11 +76,15 @@ class RankerGeneration:
         """
         meta = RankingMeta.of(artifact)
         builder = open_builder(artifact)
+        table = open_live_table(artifact, meta, builder)
+        builder = builder.over(table)
         models = open_models(artifact.path, meta.models, builder, config.engine)
         generation = RankerGeneration(
             version=artifact.version,
+            log_sequence=meta.log_sequence,
             watermark_ms=meta.watermark_ms,
             builder=builder,
+            table=table,
             engine=config.engine,
             models=models,
             default=_default_model(config.default, meta, models),
@@ -100,8 +112,16 @@ class RankerGeneration:
             duration_us=int((time.perf_counter() - started) * 1e6),
         )
 
+    def apply(self, changes: Changes) -> None:
+        """Take in a stretch of the log: new and changed items, then events."""
+        self.table.follow(changes, self._refresh)
+
+    def _refresh(self, items: Rows) -> None:
+        for model in self.models.values():
+            model.refresh(items)
+
     def describe_version(self, *, active: bool) -> LoadedVersion:
-        items = len(self.builder.table.keys)
+        items = self.table.size
         return LoadedVersion(
             version=self.version,
             active=active,
@@ -149,6 +169,21 @@ def open_builder(artifact: Artifact) -> FeatureBuilder:
     )
 
 
+def open_live_table(
+    artifact: Artifact, meta: RankingMeta, builder: FeatureBuilder
+) -> LiveItemTable:
+    """The builder's items, ready to follow the log. Raises `ArtifactCorrupt` or `ArtifactRefused`,
+    also when counts and statistics do not say the same.
+    """
+    table = builder.table
+    counts = ItemCounts.load(artifact.path / ITEM_COUNTS, len(table.keys))
+    if builder.spec.statistics != statistics_names(len(counts.half_lives_ms)):
+        raise ArtifactCorrupt(f"{ITEM_COUNTS}: its half-lives lead to other statistics")
+    if not np.allclose(counts.statistics(), table.statistics[:-1], atol=1e-4):
+        raise ArtifactCorrupt(f"{ITEM_COUNTS}: says other than items/statistics.npy")
+    return LiveItemTable.of(table, counts, builder.item, meta.located)
+
+
 def _default_model(wanted: str, meta: RankingMeta, models: Mapping[str, Model]) -> str:
     """`ensemble`, which is everybody's default, gives way where there is only one model."""
     if wanted in models:
@@ -163,7 +198,7 @@ class LocalRanker:
     """A `shortlist.tiers.Ranker` over the versions that this process holds.
 
     Scoring runs on one thread: two scorings at once are no faster than one after the other, and
-    the event loop goes on.
+    the event loop goes on. With a store it follows the log of changes, once it is started.
     """
 
     def __init__(self, versions: LoadedVersions[RankerGeneration], *, threads: int = 1) -> None:
@@ -172,9 +207,13 @@ class LocalRanker:
 
     @staticmethod
     def open(
-        store: ArtifactStore, version: str | None = None, config: RankingConfig | None = None
+        store: ArtifactStore,
+        version: str | None = None,
+        config: RankingConfig | None = None,
+        *,
+        live: Store | None = None,
     ) -> LocalRanker:
-        """Load `version`, or the current one.
+        """Load `version`, or the current one; `live` has the log that it shall follow.
 
         Raises `ArtifactNotFound` and what `RankerGeneration.open` raises.
         """
@@ -183,7 +222,11 @@ class LocalRanker:
         def load(version: str | None) -> RankerGeneration:
             return RankerGeneration.open(store.open(TIER, version), config)
 
-        return LocalRanker(LoadedVersions(load(version), load))
+        return LocalRanker(LoadedVersions(load(version), load, store=live))
+
+    async def start(self) -> None:
+        """Catch up with the log and follow it; before the first question. Raises as the store."""
+        await self.versions.start()
 
     @property
     def name(self) -> str:
@@ -202,17 +245,20 @@ class LocalRanker:
                 raise BudgetExceeded(f"{query.deadline_ms} ms passed before scoring began")
             return generation.score(query)
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, answer)
+        scores = await asyncio.get_running_loop().run_in_executor(self._pool, answer)
+        return replace(scores, log=self.versions.position(generation.version))
 
     async def status(self) -> RankerStatus:
         active = self.versions.active
         return RankerStatus(
             model_version=active.version,
             engine=active.engine,
-            items=len(active.builder.table.keys),
+            items=active.table.size,
             watermark_ms=active.watermark_ms,
             models=tuple(active.models),
+            log=self.versions.position(),
         )
 
     async def close(self) -> None:
+        await self.versions.close()
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from ranking_svc.features import ItemTable
+from ranking_svc.item_counts import ItemCounts, statistics_names
 from shortlist.features import FeatureEncoder
 from shortlist.places import points_on_earth
 from training.dataset import UNKNOWN_TIME_MS, Dataset
@@ -19,7 +19,7 @@ from training.encoding import entity_columns
 from training.item_factors import item_factors
 from training.sparse_top import top_per_row
 
-__all__ = ["HalfLives", "build_item_table", "decayed_counts"]
+__all__ = ["HalfLives", "build_item_table", "count_items", "decayed_counts", "located_features"]
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -32,7 +32,6 @@ _FACTORS = 64
 _BLOCK = 1024  # items at a time: bounds the memory of their products
 _SHRINKAGE = 5.0  # co-occurrence counts below this say little
 _USER_CAP = 200  # newest interactions of a user that co-occur
-_PRIOR_VALUES = 10.0  # interactions' worth of trust in the mean value of all items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +52,7 @@ class HalfLives:
     @property
     def statistics(self) -> tuple[str, ...]:
         """Names of the statistics columns that these speeds lead to."""
-        speeds = range(len(self.values_ms))
-        return (
-            *(f"popularity_{place}" for place in speeds),
-            "popularity_all",
-            *(["trend"] if speeds else []),
-            *(f"trend_{place}" for place in speeds),
-            "events",
-            "value",
-        )
+        return statistics_names(len(self.values_ms))
 
 
 def decayed_counts(
@@ -93,7 +84,7 @@ def build_item_table(
         keys=dataset.item_keys,
         vectors=_padded(vectors),
         factors=_padded(item_factors(_who_likes_what(dataset, liked), _FACTORS)),
-        statistics=_padded(_statistics(dataset, rows, as_of_ms, half_lives)),
+        statistics=_padded(count_items(dataset, rows, as_of_ms, half_lives).statistics()),
         published_ms=_padded(published),
         first_event_ms=_padded(_event_times(dataset, rows, np.minimum)),
         last_event_ms=_padded(_event_times(dataset, rows, np.maximum)),
@@ -112,34 +103,29 @@ def _padded(array: npt.NDArray[Any], fill: int = 0) -> npt.NDArray[Any]:
     return np.concatenate([array, np.full((1, *array.shape[1:]), fill, array.dtype)])
 
 
-def _statistics(dataset: Dataset, rows: Rows, as_of_ms: int, half_lives: HalfLives) -> Floats:
+def count_items(dataset: Dataset, rows: Rows, as_of_ms: int, half_lives: HalfLives) -> ItemCounts:
+    """What statistics are made of; a ranker that serves counts on from there."""
     speeds = [
-        _scaled(decayed_counts(dataset, rows, as_of_ms, half_life))
+        decayed_counts(dataset, rows, as_of_ms, half_life)
         for half_life in (*half_lives.values_ms, None)
     ]
-    # Logarithms, so that a difference is how many times more popular an item has become of late.
-    trend = [speeds[0] - speeds[-2]] if half_lives.values_ms else []
-    trends = [faster - slower for faster, slower in pairwise(speeds)]
-    events = np.log1p(np.bincount(dataset.events.item[rows], minlength=dataset.n_items)) / 10
-    values = _mean_values(dataset, rows)
-    return np.stack([*speeds, *trend, *trends, events, values], axis=1).astype(np.float32)
-
-
-def _scaled(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """log1p of counts relative to their mean, so that more data does not shift the feature."""
-    return np.log1p(counts / max(float(counts.mean()), 1e-12))
-
-
-def _mean_values(dataset: Dataset, rows: Rows) -> npt.NDArray[np.float64]:
-    """Standardised mean of the events' values, shrunk to the mean of all (a Bayesian average)."""
-    value = dataset.events.value[rows]
+    item, value = dataset.events.item[rows], dataset.events.value[rows]
     valued = ~np.isnan(value)
-    if not valued.any():
-        return np.zeros(dataset.n_items)
-    item, value = dataset.events.item[rows][valued], value[valued].astype(np.float64)
-    standard = (value - value.mean()) / max(float(value.std()), 1e-9)
-    total = np.bincount(item, weights=standard, minlength=dataset.n_items)
-    return total / (np.bincount(item, minlength=dataset.n_items) + _PRIOR_VALUES)
+    known = value[valued].astype(np.float64)
+    mean = float(known.mean()) if len(known) else 0.0
+    std = max(float(known.std()), 1e-9) if len(known) else 0.0
+    standard = (known - mean) / std if len(known) else known
+    n = dataset.n_items
+    return ItemCounts(
+        speeds=np.stack(speeds, axis=1).astype(np.float64),
+        events=np.bincount(item, minlength=n),
+        values=np.bincount(item[valued], weights=standard, minlength=n).astype(np.float64),
+        valued=np.bincount(item[valued], minlength=n),
+        half_lives_ms=half_lives.values_ms,
+        as_of_ms=as_of_ms,
+        value_mean=mean,
+        value_std=std,
+    )
 
 
 def _event_times(dataset: Dataset, rows: Rows, choose: np.ufunc) -> npt.NDArray[np.int64]:
@@ -151,13 +137,16 @@ def _event_times(dataset: Dataset, rows: Rows, choose: np.ufunc) -> npt.NDArray[
     return chosen
 
 
+def located_features(dataset: Dataset) -> tuple[str, ...]:
+    """Features of items that are coordinates, in the order of `ItemTable.places`."""
+    features = dataset.schema.item_features
+    return tuple(name for name, feature in features.items() if feature.has_coordinates)
+
+
 def _places(dataset: Dataset, columns: Mapping[str, Sequence[Any]]) -> Floats:
     """Where items are by each feature with coordinates, [n_items, p, 3]."""
-    located = [
-        np.array(columns[name], np.float64)  # None becomes NaN
-        for name, feature in dataset.schema.item_features.items()
-        if feature.has_coordinates
-    ]
+    # None becomes NaN
+    located = [np.array(columns[name], np.float64) for name in located_features(dataset)]
     points = [points_on_earth(pairs[:, 0], pairs[:, 1]) for pairs in located]
     return np.stack(points, axis=1) if points else np.zeros((dataset.n_items, 0, 3), np.float32)
 

@@ -20,9 +20,11 @@ import numpy.typing as npt
 import ray
 
 from ranking_svc.features import FeatureSpec, ItemTable
+from ranking_svc.item_counts import ItemCounts
 from ranking_svc.models import TRAINABLE, model_folder
 from ranking_svc.models.dcn import ENGINES
 from ranking_svc.models.ensemble import MIXTURE_FILE, Ensemble, Mixture
+from ranking_svc.ranker import ITEM_COUNTS
 from shortlist.artifacts import ArtifactStore
 from shortlist.config import Config
 from shortlist.errors import InvalidField
@@ -31,7 +33,7 @@ from training.encoding import fit_encoders
 from training.ensemble import fit_mixture, mixed
 from training.fitting import Fitted, fit_network, fit_trees
 from training.groups import Groups
-from training.item_statistics import HalfLives
+from training.item_statistics import HalfLives, count_items, located_features
 from training.job_options import JOB_CONTEXT, job_options
 from training.judging import judge
 from training.ray_session import new_board, ray_session, wait_for
@@ -84,10 +86,16 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
         groups = gather_lessons(lesson, lesson_ref, past)
         with store.stage("ranking") as staged:
             _write_features(staged.path, lesson, tables[1])
+            _write_counts(
+                staged.path,
+                count_items(dataset, present.known, present.as_of_ms, half_lives),
+            )
             models, metrics = _fit_all(lesson, lesson_ref, groups, tables[1], staged.path)
             artifact = staged.publish(
                 meta={
                     "watermark_ms": present.as_of_ms,
+                    "log_sequence": 0,
+                    "located": list(located_features(dataset)),
                     "items_total": dataset.n_items,
                     "schema_hash": dataset.schema.digest(),
                     "sources": list(sources),
@@ -120,6 +128,12 @@ def _write_features(folder: Path, lesson: Lesson, table: ItemTable) -> None:
     lesson.encoders.item.save(folder / "item_features.json")
     lesson.encoders.user.save(folder / "user_features.json")
     lesson.encoders.context.save(folder / "context_features.json")
+
+
+def _write_counts(folder: Path, counts: ItemCounts) -> None:
+    """What a ranker counts on from, when it follows the log."""
+    (folder / ITEM_COUNTS).mkdir()
+    counts.save(folder / ITEM_COUNTS)
 
 
 def _fit_all(

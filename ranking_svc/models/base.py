@@ -55,6 +55,10 @@ class Model(Protocol):
 
     def score(self, rows: FeatureRows) -> Outputs: ...
 
+    def refresh(self, items: npt.NDArray[np.int64]) -> None:
+        """These rows of the item table have been written; forget what was made of them before."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worth:

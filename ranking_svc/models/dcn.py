@@ -217,20 +217,26 @@ class InputAssembler:
     def __init__(
         self, weights: DcnWeights, table: ItemTable, slots: Sequence[tuple[int, int]]
     ) -> None:
-        self._weights = weights
-        self._items = np.concatenate(
-            [
-                pool_tokens(weights.item_tokens, table.tokens[:, a:b], table.token_weights[:, a:b])
-                for a, b in slots
-            ]
-            or [np.zeros((len(table.tokens), 0), np.float32)],
-            axis=1,
-        )  # float32 [items + 1, features * t]
+        self._weights, self._table, self._slots = weights, table, tuple(slots)
+        width = len(slots) * weights.item_tokens.shape[1]
+        # float32 [rows of the table, features * t]; rows of no item yet take no memory
+        self._items = np.zeros((len(table.tokens), width), np.float32)
+        self.refresh(np.arange(len(table.keys) + 1))
         sides = (weights.user_tokens, weights.context_tokens)
         width = len(weights.mean) + self._items.shape[1]
         width += sum(table.shape[1] for table in sides if len(table) > 1)
         if width != weights.width:
             raise ArtifactCorrupt(f"weights: inputs are {width} wide, not {weights.width}")
+
+    def refresh(self, items: npt.NDArray[np.int64]) -> None:
+        """Compute these rows of items anew."""
+        tokens, weights = self._table.tokens[items], self._table.token_weights[items]
+        dim = self._weights.item_tokens.shape[1]
+        for place, (first, stop) in enumerate(self._slots):
+            pooled = pool_tokens(
+                self._weights.item_tokens, tokens[:, first:stop], weights[:, first:stop]
+            )
+            self._items[items, place * dim : (place + 1) * dim] = pooled
 
     def assemble(self, rows: FeatureRows) -> Floats:
         """x0, float32 [n, D]."""
@@ -269,6 +275,10 @@ class Engine(Protocol):
         """float32 [n, outputs]"""
         ...
 
+    def refresh(self, items: npt.NDArray[np.int64]) -> None:
+        """As of a model."""
+        ...
+
 
 class NumpyEngine:
     """The reference: a few matrix products."""
@@ -290,6 +300,9 @@ class NumpyEngine:
             x = deep if stacked else np.concatenate([x, deep], axis=1)
         return x @ weights.output_kernel + weights.output_bias
 
+    def refresh(self, items: npt.NDArray[np.int64]) -> None:
+        self._assembler.refresh(items)
+
 
 class OnnxEngine:
     """ONNX Runtime."""
@@ -299,6 +312,9 @@ class OnnxEngine:
 
     def run(self, rows: FeatureRows) -> Floats:
         return self._session.run(self._assembler.assemble(rows))
+
+    def refresh(self, items: npt.NDArray[np.int64]) -> None:
+        self._assembler.refresh(items)
 
 
 class SavedModelEngine:
@@ -320,6 +336,8 @@ class SavedModelEngine:
         signature = self._model.signatures["serving_default"]
         answer = signature(**{name: self._tensor(value) for name, value in inputs.items()})
         return answer["outputs"].numpy()
+
+    def refresh(self, items: npt.NDArray[np.int64]) -> None: ...  # keeps nothing of items
 
 
 def saved_model_inputs(rows: FeatureRows, table: ItemTable) -> dict[str, npt.NDArray[Any]]:
@@ -346,6 +364,9 @@ class DcnModel:
 
     def score(self, rows: FeatureRows) -> Outputs:
         return Outputs.of_columns(self.engine.run(rows), len(self.heads))
+
+    def refresh(self, items: npt.NDArray[np.int64]) -> None:
+        self.engine.refresh(items)
 
 
 def open_dcn(name: str, folder: Path, builder: FeatureBuilder, engine: str) -> DcnModel:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ranking_svc.features import FeatureRows
 from ranking_svc.models.arrays import load_json
@@ -89,3 +90,5 @@ class Ensemble:
     def score(self, rows: FeatureRows) -> Outputs:
         outputs = {name: model.score(rows) for name, model in self._members.items()}
         return mix(self._mixture, self.heads, outputs)
+
+    def refresh(self, items: npt.NDArray[np.int64]) -> None: ...  # its members do so themselves

@@ -118,6 +118,8 @@ class GbdtModel:
     def score(self, rows: FeatureRows) -> Outputs:
         return Outputs(logits=self.engine.run(rows.numeric))
 
+    def refresh(self, items: npt.NDArray[np.int64]) -> None: ...  # trees keep nothing of items
+
 
 def save_heads(folder: Path, heads: tuple[str, ...]) -> None:
     """Write what the columns of the outputs are."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking_svc.features import FeatureBuilder, FeatureSpec, ItemTable
+from ranking_svc.item_counts import ItemCounts, statistics_names
 from ranking_svc.models import model_folder
 from ranking_svc.models.dcn import (
     ONNX_FILE,
@@ -21,11 +22,12 @@ from ranking_svc.models.dcn import (
 )
 from ranking_svc.models.ensemble import MIXTURE_FILE, Mixture
 from ranking_svc.models.gbdt import TREES_FOLDER, Trees, save_heads
+from ranking_svc.ranker import ITEM_COUNTS
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.features import FeatureEncoder
 from shortlist.ids import keys_of
 from shortlist.places import points_on_earth
-from tests.ranking_svc.tables import CONTEXT, ITEM, NOW_MS, STATISTICS, USER
+from tests.ranking_svc.tables import CONTEXT, DAY_MS, ITEM, NOW_MS, USER
 from training.onnx_export import write_dcn, write_trees
 
 KEYS = np.sort(keys_of(f"item-{number}" for number in range(40)))
@@ -38,8 +40,26 @@ Floats = npt.NDArray[np.float32]
 
 
 def random_builder(seed: int = 0) -> FeatureBuilder:
-    spec = FeatureSpec(sources=("two_tower", "popular"), statistics=STATISTICS, has_time=True)
+    spec = FeatureSpec(
+        sources=("two_tower", "popular"), statistics=statistics_names(2), has_time=True
+    )
     return FeatureBuilder(spec, random_table(seed), ITEM, USER, CONTEXT)
+
+
+def random_counts(seed: int = 0) -> ItemCounts:
+    """What the statistics of `random_table` are made of."""
+    rng, n = np.random.default_rng(seed), len(KEYS)
+    valued = rng.integers(0, 5, n)
+    return ItemCounts(
+        speeds=rng.gamma(1.0, size=(n, 3)),
+        events=rng.integers(5, 50, n),
+        values=rng.normal(size=n) * valued,
+        valued=valued,
+        half_lives_ms=(2.0 * DAY_MS, 10.0 * DAY_MS),
+        as_of_ms=NOW_MS,
+        value_mean=3.0,
+        value_std=1.5,
+    )
 
 
 def random_table(seed: int = 0, item: FeatureEncoder = ITEM) -> ItemTable:
@@ -58,7 +78,7 @@ def random_table(seed: int = 0, item: FeatureEncoder = ITEM) -> ItemTable:
             (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
         ),
         factors=padded(np.eye(n, 3, dtype=np.float32)),
-        statistics=padded(rng.gamma(1.0, size=(n, 2)).astype(np.float32)),
+        statistics=padded(random_counts(seed).statistics()),
         published_ms=padded(NOW_MS - rng.integers(0, 10**10, n)),
         first_event_ms=padded(NOW_MS - rng.integers(0, 10**10, n)),
         last_event_ms=padded(NOW_MS - rng.integers(0, 10**10, n)),
@@ -159,6 +179,8 @@ def write_files(folder: Path, builder: FeatureBuilder, seed: int = 0) -> None:
     """Everything of a ranking artifact but the SavedModels."""
     (folder / "items").mkdir()
     builder.table.save(folder / "items")
+    (folder / ITEM_COUNTS).mkdir()
+    random_counts().save(folder / ITEM_COUNTS)
     builder.spec.save(folder / "spec.json")
     builder.item.save(folder / "item_features.json")
     builder.user.save(folder / "user_features.json")
@@ -167,7 +189,7 @@ def write_files(folder: Path, builder: FeatureBuilder, seed: int = 0) -> None:
     write_network(model_folder(folder, "dcn"), random_weights(builder, seed=seed))
     linear = random_weights(builder, hidden=(), crosses=0, seed=seed + 1)
     write_network(model_folder(folder, "linear"), linear)
-    write_forest(model_folder(folder, "gbdt"), random_trees(columns, seed=seed), columns)
+    write_forest(model_folder(folder, "gbdt"), random_trees(columns, count=20, depth=4, seed=seed), columns)
     mixture = Mixture(
         weights={"dcn": 0.6, "gbdt": 0.5, "linear": 0.0}, biases={"click": 0.1, "purchase": -0.2}
     )
@@ -193,6 +215,7 @@ def publish_ranker(
             "models": MODELS,
             "default_model": "ensemble",
             "heads": WORTH,
+            "located": ["at"],
         }
         artifact = staged.publish(version=version, meta=says | meta)
     current = store.versions("ranking")[-2:-1]
