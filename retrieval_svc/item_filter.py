@@ -6,12 +6,13 @@ is known, and an item matches only where the whole expression is true.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -41,6 +42,7 @@ __all__ = ["FilterColumn", "ItemFilter"]
 Kind = Literal["text", "number", "time"]
 
 _MOST_MS = 2.0**62
+_MOST_DIFFERENT = 0.5  # of all texts; where more are, numbers for them save nothing
 _SAID = {
     "text": "texts",
     "number": "numbers",
@@ -60,10 +62,6 @@ class FilterColumn(NamedTuple):
     values: pa.Array  # [n] strings, lists of strings, float32 or int64
     kind: Kind
 
-    @property
-    def several(self) -> bool:
-        return pa.types.is_list(self.values.type)
-
 
 class _Verdict(NamedTuple):
     """bool [n] each; where both are false, it is not known."""
@@ -75,12 +73,11 @@ class _Verdict(NamedTuple):
 class ItemFilter:
     """Finds the items that match, and remembers what it found. Any thread may ask."""
 
-    def __init__(self, columns: Mapping[str, FilterColumn], items: int) -> None:
-        """`columns` have `items` values each."""
-        self._columns = columns
-        self._items = items
+    def __init__(self, columns: Mapping[str, FilterColumn]) -> None:
+        """`columns` have one value an item each."""
+        self._given = dict(columns)
+        self._columns: dict[str, _Column] = {}  # those that were asked about
         self._masks: MaskCache[RowMask] = MaskCache()
-        self._leaves: MaskCache[_Verdict] = MaskCache()
 
     def matching(self, text: str) -> RowMask | None:
         """The mask of a filter in normal form; None for an empty one, which everything matches.
@@ -109,53 +106,78 @@ class ItemFilter:
                 yes = self._verdict(inner).yes
                 return _Verdict(~yes, yes)
             case Exists(name):
-                present = _present(self._column(name))
+                present = self._column(name).present
                 return _Verdict(present, ~present)
             case Compare(name, comparator, value):
                 return self._compare(name, comparator, value)
             case Has(name, value):
                 return self._has(name, value)
-            case In():
-                return self._among(expression)
+            case In(name, values):
+                return self._among(name, values)
 
     def _compare(self, name: str, comparator: str, value: Value) -> _Verdict:
         column = self._column(name)
         if column.several:
             raise _misused(name, f"has several values; ask with =, IN or HAS, not {comparator}")
-        hit = _bools(_TESTS[comparator](column.values, _scalar(name, column, value)))
-        return _Verdict(hit, _present(column) & ~hit)
+        scalar = _scalar(name, column.kind, value)
+        return column.verdict(lambda values: _TESTS[comparator](values, scalar))
 
     def _has(self, name: str, value: Value) -> _Verdict:
         if not self._column(name).several:
             raise _misused(name, "has one value; ask with =, not HAS or CONTAINS")
-        return self._among(In(name, (value,)))
+        return self._among(name, (value,))
 
-    def _among(self, test: In) -> _Verdict:
-        column = self._column(test.attribute)
-        scalars = [_scalar(test.attribute, column, value) for value in test.values]
-        if column.kind != "text":  # as fast as to remember it, and times differ each second
-            return _among_values(column, scalars)
-        text = text_of(test)
-        found = self._leaves.get(text)
-        if found is None:
-            found = _among_values(column, scalars)
-            self._leaves.put(text, found, 2 * self._items)
-        return found
+    def _among(self, name: str, values: Sequence[Value]) -> _Verdict:
+        column = self._column(name)
+        scalars = [_scalar(name, column.kind, value).as_py() for value in values]
+        wanted = pa.array(scalars, column.type)
+        return column.verdict(lambda values: pc.is_in(values, value_set=wanted))
 
-    def _column(self, name: str) -> FilterColumn:
-        if name not in self._columns:
-            known = ", ".join(self._columns)
+    def _column(self, name: str) -> _Column:
+        if name not in self._given:
+            known = ", ".join(self._given)
             raise InvalidField("filter", f"items have no attribute {name!r}; there are: {known}")
+        if name not in self._columns:
+            self._columns[name] = _Column(self._given[name])  # twice at once is once too often
         return self._columns[name]
 
 
-def _among_values(column: FilterColumn, scalars: list[pa.Scalar]) -> _Verdict:
-    wanted = pa.array([scalar.as_py() for scalar in scalars], _type_of(column))
-    if not column.several:
-        hit = _bools(pc.is_in(column.values, value_set=wanted))
-        return _Verdict(hit, _present(column) & ~hit)
-    hit = _any_of_each(column.values, _bools(pc.is_in(column.values.values, value_set=wanted)))
-    return _Verdict(hit, _present(column) & ~hit)
+class _Column:
+    """A column in the form in which it is asked.
+
+    Texts that repeat are numbers into a list of different ones, so a test runs over that list.
+    """
+
+    def __init__(self, column: FilterColumn) -> None:
+        self.kind = column.kind
+        self.several = pa.types.is_list(column.values.type)
+        self._lists = column.values if self.several else None
+        values = column.values.values if self.several else column.values
+        self.type = values.type
+        self._different = values
+        self._numbers: npt.NDArray[np.int32] | None = None  # -1 = null
+        if column.kind == "text":
+            coded = values.dictionary_encode()
+            if len(coded.dictionary) <= _MOST_DIFFERENT * len(values):
+                self._different = coded.dictionary
+                numbers = coded.indices.fill_null(-1)
+                self._numbers = numbers.to_numpy(zero_copy_only=False).astype(np.int32)
+
+    @cached_property
+    def present(self) -> Bools:
+        """bool [n]: whether an item has the attribute at all."""
+        return self._hits(pc.is_finite if self.kind == "number" else pc.is_valid)
+
+    def verdict(self, test: Callable[[pa.Array], pa.Array]) -> _Verdict:
+        """What `test` finds; of several values one is enough."""
+        hit = self._hits(test)
+        return _Verdict(hit, self.present & ~hit)
+
+    def _hits(self, test: Callable[[pa.Array], pa.Array]) -> Bools:
+        hit = _bools(test(self._different))
+        if self._numbers is not None:
+            hit = np.append(hit, False)[self._numbers]  # null, -1, is the last
+        return hit if self._lists is None else _any_of_each(self._lists, hit)
 
 
 def _both(one: _Verdict, other: _Verdict) -> _Verdict:
@@ -170,17 +192,9 @@ def _opposite(verdict: _Verdict) -> _Verdict:
     return _Verdict(verdict.no, verdict.yes)
 
 
-def _present(column: FilterColumn) -> Bools:
-    """bool [n]: whether an item has the attribute at all."""
-    values = column.values
-    if column.several:
-        return _any_of_each(values, _bools(pc.is_valid(values.values)))
-    return _bools(pc.is_finite(values) if column.kind == "number" else pc.is_valid(values))
-
-
 def _any_of_each(lists: pa.ListArray, hit: Bools) -> Bools:
     """bool [n]: whether one of a list's values is a hit; `hit` is aligned with `lists.values`."""
-    before = np.zeros(len(hit) + 1, np.int64)
+    before = np.zeros(len(hit) + 1, np.int32)
     np.cumsum(hit, out=before[1:])
     ends = lists.offsets.to_numpy(zero_copy_only=False)
     return (before[ends[1:]] > before[ends[:-1]]) & _bools(pc.is_valid(lists))
@@ -192,13 +206,8 @@ def _bools(values: pa.Array) -> Bools:
     return filled
 
 
-def _type_of(column: FilterColumn) -> pa.DataType:
-    return column.values.type.value_type if column.several else column.values.type
-
-
-def _scalar(name: str, column: FilterColumn, value: Value) -> pa.Scalar:
+def _scalar(name: str, kind: Kind, value: Value) -> pa.Scalar:
     """The value as one of the column. Raises `InvalidField` where it is of another type."""
-    kind = column.kind
     if isinstance(value, Now):
         raise _misused(name, "now() must be fixed before a shard is asked")
     if kind == "time":

@@ -123,8 +123,12 @@ class Allowed:
 
     def keep(self, rows: Rows) -> Bools:
         """bool [len(rows)]: which of `rows`, in any order, are allowed."""
-        keep = kept(rows, self.exclude)
-        return keep if self.mask is None else keep & self.mask.passes[rows]
+        if self.mask is None:
+            return kept(rows, self.exclude)
+        keep = self.mask.passes[rows]
+        places = np.flatnonzero(keep)
+        keep[places] = kept(rows[places], self.exclude)
+        return keep
 
     def keep_ascending(self, rows: Rows) -> Bools:
         """`keep` of rows that ascend strictly: faster where they are more than are excluded."""

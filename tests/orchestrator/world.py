@@ -83,7 +83,7 @@ class ArrayShard:
         rows = np.flatnonzero(shard_of(catalogue.keys, shards) == shard)
         self.catalogue, self.rows = catalogue, rows
         self.keys = catalogue.keys[rows]
-        self._filter = ItemFilter(_filter_columns(catalogue, rows), len(rows))
+        self._filter = ItemFilter(_filter_columns(catalogue, rows))
         self.shard, self.shards = shard, shards
         self.version = version  # active
         self.sources: tuple[str, ...] = SOURCES

@@ -88,10 +88,10 @@ def test_a_filter_of_the_query_reaches_every_source(generation: Generation) -> N
     )
     found = generation.retrieve(asked)
     assert not found.failures
-    matching = generation.items.matching(asked.filter)
-    assert matching is not None
-    assert found.dropped == {"filtered": ITEMS - matching.count}
-    allowed = set(CATALOGUE.keys[matching.rows].tolist())
+    rows = np.arange(101, ITEMS)  # row r costs r
+    rows = rows[rows % 7 == 3]
+    assert found.dropped == {"filtered": ITEMS - len(rows)}
+    allowed = set(CATALOGUE.keys[rows].tolist())
     for one in found.sources:
         assert len(one.keys), one.source
         assert set(one.keys.tolist()) <= allowed
