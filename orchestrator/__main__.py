@@ -39,8 +39,8 @@ def main(arguments: ServiceArguments, shards: tuple[str, ...], rankers: tuple[st
     """Serve pages of recommendations over gRPC: the public face of Shortlist.
 
     With --shard it asks tiers that run elsewhere; without, it loads both tiers of the workdir into
-    this process. Either way it answers from the workdir's shortlist.yaml, schema.yaml and
-    store, and the same artifacts give the same pages.
+    this process. Either way it answers from the workdir's shortlist.yaml, schema.yaml and store,
+    to which events and changes of the catalogue go, and the same artifacts give the same pages.
 
     \b
       python -m orchestrator --workdir W --port 7700
@@ -50,7 +50,7 @@ def main(arguments: ServiceArguments, shards: tuple[str, ...], rankers: tuple[st
     It starts before its tiers do, and while one is away its answers say what is missing. One JSON
     line on stdout names the port; SIGTERM or Ctrl-C lets running requests end and stops it.
 
-    It answers shortlist.v1.Orchestrator, shortlist.v1.Admin (status), health and reflection.
+    It answers shortlist.v1.Orchestrator, Events, Catalog, Admin (status), health and reflection.
     """
     if arguments.workdir is None:
         raise click.UsageError("give --workdir: it holds the configuration and the profiles")
@@ -89,11 +89,13 @@ def _distributed(
     from shortlist.stores.opening import open_store
 
     most = arguments.config.serving.max_message_bytes
+    store = open_store(arguments.config.store, workdir)
     return assemble(
         arguments.config,
         [[RemoteRetriever(one, max_message_bytes=most) for one in group] for group in shards],
         [RemoteRanker(one, max_message_bytes=most) for one in rankers],
-        open_store(arguments.config.store, workdir),
+        store,
+        store=store,
         schema=Schema.load(workdir / "schema.yaml"),
     )
 

@@ -33,20 +33,23 @@ async def embedded(
     """A started recommender over the workdir's artifacts; close it in the end.
 
     Without versions the current ones are served; profiles, artifacts and configuration are the
-    workdir's unless given. Loading runs off the event loop. Raises `ArtifactNotFound`,
-    `ArtifactCorrupt`, `ArtifactRefused`.
+    workdir's unless given. Given profiles are all that is known of users: then nothing is taken in
+    and nothing of the workdir's store shows. Loading runs off the event loop. Raises
+    `ArtifactNotFound`, `ArtifactCorrupt`, `ArtifactRefused`.
     """
     config = config or Config.load(workdir / "shortlist.yaml")
-    store = ArtifactStore(artifacts or workdir / "artifacts")
+    versions = ArtifactStore(artifacts or workdir / "artifacts")
+    store = open_store(config.store, workdir)
     shards, ranker = await asyncio.gather(
-        asyncio.to_thread(_shards, store, retrieval_version),
-        asyncio.to_thread(LocalRanker.open, store, ranking_version, config.ranking),
+        asyncio.to_thread(_shards, versions, retrieval_version),
+        asyncio.to_thread(LocalRanker.open, versions, ranking_version, config.ranking),
     )
     recommender = assemble(
         config,
         [[shard] for shard in shards],
         [ranker],
-        profiles or open_store(config.store, workdir),
+        profiles or store,
+        store=None if profiles else store,
         schema=Schema.load(workdir / "schema.yaml"),
     )
     try:
