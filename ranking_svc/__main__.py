@@ -23,8 +23,9 @@ _EPILOG = "Every option is an environment variable, too: --engine is SHORTLIST_E
 def main(arguments: ServiceArguments, engine: str | None) -> None:
     """Serve the ranking tier over gRPC: one replica of the ranker.
 
-    It verifies every file of the artifact, loads all of its models and scores once with each, and
-    only then listens: health answers SERVING, and one JSON line on stdout names the port. SIGTERM
+    It verifies every file of the artifact, loads all of its models and scores once with each,
+    catches up with the workdir's log of changes, which it then follows, and only then listens:
+    health answers SERVING, and one JSON line on stdout names the port. SIGTERM
     or Ctrl-C lets running requests end and stops it. `ranking` in the workdir's shortlist.yaml says
     which model is the default and what an event of each head is worth.
 
@@ -45,13 +46,17 @@ async def _run(arguments: ServiceArguments, config: RankingConfig) -> None:
     from shortlist.artifacts import ArtifactStore
 
     store = ArtifactStore(arguments.artifact_root)
-    ranker = LocalRanker.open(store, arguments.version, config)
+    live = arguments.live_store()
+    ranker = LocalRanker.open(store, arguments.version, config, live=live)
     server = arguments.server()
     add_services(server, ranker, ranker.versions)
     try:
+        await ranker.start()  # whoever answers knows what the others know
         await serve(server)
     finally:
         await ranker.close()
+        if live is not None:
+            await live.close()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,6 +20,9 @@ from shortlist.config import Config
 from shortlist.errors import ShortlistError
 from shortlist.serving import Server, ServerOptions
 from shortlist.telemetry import setup_logging
+
+if TYPE_CHECKING:
+    from shortlist.stores import Store
 
 __all__ = ["CONTEXT", "ServiceArguments", "serve", "service_options"]
 
@@ -91,6 +94,14 @@ class ServiceArguments:
     def config(self) -> Config:
         """Of the workdir; the defaults without one."""
         return Config.load(self.workdir / "shortlist.yaml") if self.workdir else Config()
+
+    def live_store(self) -> Store | None:
+        """Where the log of changes is; None without a workdir, where nobody said so."""
+        from shortlist.stores.opening import open_store  # it imports numpy
+
+        if self.workdir is None:
+            return None
+        return open_store(self.config.store, self.workdir)
 
     def server(self) -> Server:
         """A server with the limits of the configuration."""
