@@ -52,7 +52,7 @@ class ItemTable:
         self._groups = [
             name for name, role in roles.items() if role in _GROUP_ROLES and name in self._fields
         ]
-        self._filter = ItemFilter(self._filter_columns())
+        self._filter = ItemFilter(self._filter_columns(), repeating=self._groups)
 
     @classmethod
     def open(cls, path: Path, keys: Keys, roles: Mapping[str, str]) -> ItemTable:

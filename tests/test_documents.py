@@ -39,6 +39,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "docs/configuration.md",
     "docs/evaluation.md",
+    "docs/filters.md",
     "docs/published.md",
     "docs/schema.md",
     "docs/tuning.md",
