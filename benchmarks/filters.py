@@ -175,10 +175,10 @@ def measure_masks(plan: Plan) -> list[MaskRow]:
     """Some filters over columns as an import writes them."""
     rng = np.random.default_rng(plan.seed)
     n = plan.items
-    names = np.array([f"category {number}" for number in range(50)])
-    tags = pa.array(names[rng.integers(50, size=3 * n)])
+    names = pa.array([f"category {number}" for number in range(50)])
+    tags = names.take(pa.array(rng.integers(50, size=3 * n)))
     columns = {
-        "category": FilterColumn(pa.array(names[rng.integers(50, size=n)]), "text"),
+        "category": FilterColumn(names.take(pa.array(rng.integers(50, size=n))), "text"),
         "tags": FilterColumn(pa.ListArray.from_arrays(np.arange(0, 3 * n + 1, 3), tags), "text"),
         "price": FilterColumn(pa.array(rng.random(n, np.float32) * 100), "number"),
         "published_at": FilterColumn(pa.array(rng.integers(365, size=n) * _DAY_MS), "time"),
