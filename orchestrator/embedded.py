@@ -42,7 +42,13 @@ async def embedded(
     store = open_store(config.store, workdir)
     shards, ranker = await asyncio.gather(
         asyncio.to_thread(_shards, versions, retrieval_version),
-        asyncio.to_thread(LocalRanker.open, versions, ranking_version, config.ranking),
+        asyncio.to_thread(
+            LocalRanker.open,
+            versions,
+            ranking_version,
+            config.ranking,
+            live=None if profiles else store,
+        ),
     )
     recommender = assemble(
         config,
@@ -53,6 +59,7 @@ async def embedded(
         schema=Schema.load(workdir / "schema.yaml"),
     )
     try:
+        await ranker.start()
         await recommender.start()
     except BaseException:
         await recommender.close()
