@@ -112,12 +112,13 @@ def assemble(
     )
 
     events = schema.events if schema else {}
-    wait = IndexWait(groups, gone, config.serving.reserve_ms)
     live = LiveState(
         gone=gone,
         impressions=ImpressionLog(store),
         events=EventIntake(store, schema, config.store, clock) if store else None,
-        catalog=Catalog(store, schema, wait) if store else None,
+        catalog=Catalog(store, schema, IndexWait(groups, gone, config.serving.reserve_ms))
+        if store
+        else None,
     )
 
     async def close() -> None:

@@ -13,7 +13,7 @@ from orchestrator.item_checks import (
     check_ids,
 )
 from orchestrator.tokens import BadToken, CatalogToken
-from shortlist.errors import InvalidField, InvalidRequest
+from shortlist.errors import InvalidField, InvalidRequest, NotImplementedYet
 from shortlist.feed import CatalogPage, CatalogRefusal, CatalogReport, FoundItems
 from shortlist.ids import key_of
 from shortlist.live import CatalogItem
@@ -31,10 +31,11 @@ class Catalog:
 
     Every method raises `InvalidRequest` for a request that is wrong as a whole,
     `ProfilesUnavailable`, and, where it changes something, `StoreFull`. With `wait_for_index` it
-    raises `BudgetExceeded` when the change is durable and not on every page in time.
+    raises `BudgetExceeded` when the change is durable and not on every page in time, and
+    `NotImplementedYet`, before anything is changed, in a process that knows no shards.
     """
 
-    def __init__(self, store: Store, schema: Schema | None, wait: IndexWait) -> None:
+    def __init__(self, store: Store, schema: Schema | None, wait: IndexWait | None) -> None:
         self._store = store
         self._checker = ItemChecker(schema)
         self._wait = wait
@@ -47,6 +48,7 @@ class Catalog:
         deadline_ms: float | None = None,
     ) -> CatalogReport:
         """Add or replace 1 to 10,000 items; each is taken or refused on its own."""
+        self._check_wait(wait_for_index)
         check_count("items", items, MAX_ITEMS)
         taken, refused = self._checker.checked(items)
         sequence = await (self._store.upsert_items(taken) if taken else self._store.head())
@@ -56,6 +58,7 @@ class Catalog:
         self, ids: Sequence[str], *, wait_for_index: bool = False, deadline_ms: float | None = None
     ) -> CatalogReport:
         """Remove 1 to 10,000 items, known or not: none of them can appear from now on."""
+        self._check_wait(wait_for_index)
         check_count("ids", ids, MAX_ITEMS)
         taken, refused = check_ids(ids)
         unique = list(dict.fromkeys(taken))
@@ -95,6 +98,10 @@ class Catalog:
         sequence = await (self._store.forget_users(unique) if unique else self._store.head())
         return await self._report(sequence, len(taken), refused, False, None)
 
+    def _check_wait(self, wait_for_index: bool) -> None:
+        if wait_for_index and self._wait is None:
+            raise NotImplementedYet("wait_for_index: this process knows no shards to wait for")
+
     async def _report(
         self,
         sequence: int,
@@ -103,7 +110,7 @@ class Catalog:
         wait_for_index: bool,
         deadline_ms: float | None,
     ) -> CatalogReport:
-        if wait_for_index and accepted:
+        if wait_for_index and accepted and self._wait is not None:
             await self._wait.until(sequence, deadline_ms)
         return CatalogReport(sequence=sequence, accepted=accepted, errors=tuple(refused))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from orchestrator.catalog import Catalog
 from orchestrator.events import EventIntake
@@ -10,9 +11,19 @@ from orchestrator.gone import UnavailableItems
 from orchestrator.impressions import ImpressionLog
 from orchestrator.stages import Draft
 from shortlist.errors import NotImplementedYet, ShortlistError
+from shortlist.feed import (
+    Acknowledgement,
+    CatalogPage,
+    CatalogReport,
+    EventBatch,
+    EventReport,
+    FoundItems,
+    RecordedEvent,
+)
+from shortlist.live import CatalogItem
 from shortlist.tiers import LogPosition
 
-__all__ = ["LiveState"]
+__all__ = ["LiveState", "TakesChanges"]
 
 _log = logging.getLogger(__name__)
 
@@ -67,3 +78,56 @@ class LiveState:
     async def close(self) -> None:
         await self._impressions.close()
         await self._gone.close()
+
+
+class TakesChanges:
+    """The methods by which events and changes come in, as the clients have them.
+
+    Limits and errors are those of `EventIntake` and `Catalog`; without a store all of them raise
+    `NotImplementedYet`.
+    """
+
+    def __init__(self, live: LiveState) -> None:
+        self._live = live
+
+    async def record_events(self, events: Sequence[RecordedEvent]) -> EventReport:
+        """Take in events."""
+        return await self._live.events.record(events)
+
+    def stream_events(
+        self, batches: AsyncIterator[EventBatch]
+    ) -> AsyncGenerator[Acknowledgement, None]:
+        """Take in batches of events as they come."""
+        return self._live.events.stream(batches)
+
+    async def upsert_items(
+        self,
+        items: Sequence[CatalogItem],
+        *,
+        wait_for_index: bool = False,
+        deadline_ms: float | None = None,
+    ) -> CatalogReport:
+        """Add or replace items."""
+        return await self._live.catalog.upsert_items(
+            items, wait_for_index=wait_for_index, deadline_ms=deadline_ms
+        )
+
+    async def delete_items(
+        self, ids: Sequence[str], *, wait_for_index: bool = False, deadline_ms: float | None = None
+    ) -> CatalogReport:
+        """Remove items from every page."""
+        return await self._live.catalog.delete_items(
+            ids, wait_for_index=wait_for_index, deadline_ms=deadline_ms
+        )
+
+    async def get_items(self, ids: Sequence[str]) -> FoundItems:
+        """Items by id."""
+        return await self._live.catalog.get_items(ids)
+
+    async def list_items(self, *, page_size: int = 0, page_token: str = "") -> CatalogPage:
+        """A page of the catalogue."""
+        return await self._live.catalog.list_items(page_size=page_size, page_token=page_token)
+
+    async def delete_users(self, ids: Sequence[str]) -> CatalogReport:
+        """Forget users."""
+        return await self._live.catalog.delete_users(ids)

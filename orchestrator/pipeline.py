@@ -6,14 +6,14 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
 from orchestrator.budget import Budgets, Deadline
 from orchestrator.cards import CardsLost
-from orchestrator.live_state import LiveState
+from orchestrator.live_state import LiveState, TakesChanges
 from orchestrator.models import RankerModels
 from orchestrator.opening import RequestOpener
 from orchestrator.profile import anonymous
@@ -23,16 +23,6 @@ from orchestrator.validation import check_batch
 from orchestrator.versions import IndexVersionTracker, ServedIndex
 from shortlist.config import ServingConfig
 from shortlist.errors import ShortlistError
-from shortlist.feed import (
-    Acknowledgement,
-    CatalogPage,
-    CatalogReport,
-    EventBatch,
-    EventReport,
-    FoundItems,
-    RecordedEvent,
-)
-from shortlist.live import CatalogItem
 from shortlist.page import (
     Page,
     PageRequest,
@@ -82,7 +72,7 @@ class Pipeline:
         return draft, Trace(stages=tuple(traces), total_us=_us_since(begun))
 
 
-class Recommender:
+class Recommender(TakesChanges):
     """Answers requests and takes in changes; `assemble` builds it.
 
     Use it as an async context manager. `shortlist.client.AsyncClient` has the same methods.
@@ -102,6 +92,7 @@ class Recommender:
         live: LiveState,
         close: Callable[[], Awaitable[None]],
     ) -> None:
+        super().__init__(live)
         self._pages = pages
         self._rankings = rankings
         self._similar = similar
@@ -110,7 +101,6 @@ class Recommender:
         self._versions = versions
         self._rail = rail
         self._models = models
-        self._live = live
         self._close = close
         self._refresher: asyncio.Task[None] | None = None
 
@@ -209,50 +199,6 @@ class Recommender:
         draft = _begin(self._opener.open_ranking(request, budgets))
         draft, trace = await self._rankings.run(draft)
         return _traced(draft.answer, Ranking, trace if request.trace else None)
-
-    # -- what changes: see `EventIntake` and `Catalog` for limits and errors ----------------------
-
-    async def record_events(self, events: Sequence[RecordedEvent]) -> EventReport:
-        """Take in events. Raises `NotImplementedYet` without a store, as all of these do."""
-        return await self._live.events.record(events)
-
-    def stream_events(
-        self, batches: AsyncIterator[EventBatch]
-    ) -> AsyncGenerator[Acknowledgement, None]:
-        """Take in batches of events as they come."""
-        return self._live.events.stream(batches)
-
-    async def upsert_items(
-        self,
-        items: Sequence[CatalogItem],
-        *,
-        wait_for_index: bool = False,
-        deadline_ms: float | None = None,
-    ) -> CatalogReport:
-        """Add or replace items."""
-        return await self._live.catalog.upsert_items(
-            items, wait_for_index=wait_for_index, deadline_ms=deadline_ms
-        )
-
-    async def delete_items(
-        self, ids: Sequence[str], *, wait_for_index: bool = False, deadline_ms: float | None = None
-    ) -> CatalogReport:
-        """Remove items from every page."""
-        return await self._live.catalog.delete_items(
-            ids, wait_for_index=wait_for_index, deadline_ms=deadline_ms
-        )
-
-    async def get_items(self, ids: Sequence[str]) -> FoundItems:
-        """Items by id."""
-        return await self._live.catalog.get_items(ids)
-
-    async def list_items(self, *, page_size: int = 0, page_token: str = "") -> CatalogPage:
-        """A page of the catalogue."""
-        return await self._live.catalog.list_items(page_size=page_size, page_token=page_token)
-
-    async def delete_users(self, ids: Sequence[str]) -> CatalogReport:
-        """Forget users."""
-        return await self._live.catalog.delete_users(ids)
 
     async def _page_or_error(
         self, request: PageRequest, deadline: Deadline | None

@@ -18,7 +18,10 @@ import shortlist
 from shortlist.commands.data import data
 from shortlist.commands.demo import demo
 from shortlist.commands.evaluate import evaluate
+from shortlist.commands.events import events
+from shortlist.commands.forget import forget
 from shortlist.commands.import_data import import_data
+from shortlist.commands.items import items
 from shortlist.commands.recommend import recommend
 from shortlist.commands.serve import serve
 from shortlist.commands.similar import similar
@@ -73,7 +76,21 @@ def cli(context: click.Context, debug: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in (data, import_data, tune, train, evaluate, serve, up, recommend, similar, demo):
+for command in (
+    data,
+    import_data,
+    tune,
+    train,
+    evaluate,
+    serve,
+    up,
+    recommend,
+    similar,
+    events,
+    items,
+    forget,
+    demo,
+):
     cli.add_command(command)
 
 

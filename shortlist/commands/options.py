@@ -22,6 +22,7 @@ __all__ = [
     "parse_blocked",
     "parse_context",
     "port_option",
+    "store_option",
     "target_option",
     "trace_option",
     "workdir_option",
@@ -74,6 +75,15 @@ artifacts_option = click.option(
     show_envvar=True,
     type=click.Path(file_okay=False, path_type=Path),
     help="Answer from this workdir's artifacts, in this process.",
+)
+
+store_option = click.option(
+    "--workdir",
+    "-w",
+    envvar="SHORTLIST_WORKDIR",
+    show_envvar=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Use this workdir's store directly.",
 )
 
 target_option = click.option(
