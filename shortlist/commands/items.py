@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["items", "show_report"]
 
+_BATCH = 500  # items of one request: with long texts still below the limit of a message
+
 wait_option = click.option(
     "--wait",
     is_flag=True,
@@ -42,6 +44,10 @@ def items() -> None:
 
     A change is durable when the command returns, and on every page within a second; with --wait it
     is on every page when the command returns.
+
+    \b
+      shortlist items upsert new.jsonl --target 127.0.0.1:7700 --wait
+      shortlist items delete i17 --workdir W
     """
 
 
@@ -111,6 +117,9 @@ def get(ids: tuple[str, ...], workdir: Path | None, target: str | None, as_json:
     """Print items, one JSON object a line, as `upsert` reads them.
 
     The exit code is 1 when one does not exist.
+
+    \b
+      shortlist items get i17 i18 --workdir W
     """
 
     async def ask() -> FoundItems:
@@ -192,9 +201,6 @@ async def _upsert(
     return sent
 
 
-_BATCH = 500  # items of one request: with long texts still below the limit of a message
-
-
 async def _write(
     feed: AsyncClient | StoreFeed, batch: Sequence[CatalogItem], wait: bool
 ) -> Outcome:
@@ -230,6 +236,4 @@ def _place(path: str) -> tuple[int, str]:
 
 def _check_wait(wait: bool, target: str | None) -> None:
     if wait and not target:
-        raise click.UsageError(
-            "--wait needs --target: without a server there is nobody to wait for"
-        )
+        raise click.UsageError("--wait needs --target: a server knows whom to wait for")
