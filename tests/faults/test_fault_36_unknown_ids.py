@@ -1,4 +1,7 @@
-"""Fault 36: an unknown user gets a cold-start page; unknown items are skipped and counted."""
+"""Fault 36: an unknown user gets a cold-start page; unknown items are skipped and counted.
+
+Events are another matter: one on an item that nobody knows yet is kept, as the item may come later.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import pytest
 from shortlist.client import AsyncClient
 from shortlist.errors import ItemNotFound
 from shortlist.page import PageRequest, RankRequest, RecentEvent, SimilarRequest
+from tests.orchestrator.live import a_live_world, an_event
 from tests.orchestrator.wire import distributed, served
 from tests.orchestrator.world import a_world
 
@@ -71,3 +75,30 @@ async def test_a_ranking_of_unknown_items_only_is_empty(client: AsyncClient) -> 
     ranking = await client.rank(RankRequest(item_ids=("no-such-item",)))
     assert ranking.items == ()
     assert ranking.unknown_items == 1
+
+
+async def test_fault_36_events_of_unknown_users_on_unknown_items_are_kept_and_harm_no_page() -> (
+    None
+):
+    async with a_live_world() as (world, store):
+        report = await world.recommender.record_events(
+            [an_event("nobody-yet", "not-yet"), an_event("nobody-yet", "i7")]
+        )
+        page = await world.recommender.recommend(PageRequest(user_id="nobody-yet"))
+        profile = await store.get("nobody-yet")
+    assert (report.accepted, report.errors) == (2, ())
+    assert profile is not None
+    assert len(profile.history) == 2
+    assert not page.cold_start
+    assert len(page.items) == 20
+    assert "i7" not in [item.id for item in page.items]
+    assert page.unknown_items == 0  # only ids of the request are counted
+
+
+async def test_fault_36_unknown_items_and_users_may_be_deleted_and_read() -> None:
+    async with a_live_world() as (world, _):
+        deleted = await world.recommender.delete_items(["no-such-item"], wait_for_index=True)
+        forgotten = await world.recommender.delete_users(["nobody"])
+        found = await world.recommender.get_items(["no-such-item"])
+    assert (deleted.accepted, forgotten.accepted) == (1, 1)
+    assert found.missing_ids == ("no-such-item",)
