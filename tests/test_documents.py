@@ -40,6 +40,7 @@ DOCUMENTS = (
     "docs/configuration.md",
     "docs/evaluation.md",
     "docs/filters.md",
+    "docs/live.md",
     "docs/published.md",
     "docs/schema.md",
     "docs/tuning.md",

@@ -77,7 +77,7 @@ async def test_a_ranking_of_unknown_items_only_is_empty(client: AsyncClient) -> 
     assert ranking.unknown_items == 1
 
 
-async def test_fault_36_events_of_unknown_users_on_unknown_items_are_kept_and_harm_no_page() -> (
+async def test_fault_36_events_of_strangers_on_unknown_items_are_kept_and_harm_no_page() -> (
     None
 ):
     async with a_live_world() as (world, store):
