@@ -236,3 +236,29 @@ def random_value(rng: np.random.Generator) -> Value:
         Now(int(rng.integers(-3, 3)) * DAY_MS),
     ]
     return choices[int(rng.integers(len(choices)))]
+
+
+def test_nothing_but_a_filter_or_an_error_comes_of_any_text() -> None:
+    """A filter with some of its words replaced by others, most of them out of place."""
+    rng = np.random.default_rng(11)
+    text = "NOT a IN ( 'x' , 3 ) AND ( b > now ( ) - 3d OR UNLESS exists ( `c` ) )"
+    valid = text.split()
+    others = [*valid, "=", "has", "is", "null", "time", "1e5", "`", '"', "\\", "\x00", "٣"]
+    others.append("9" * 400)
+    accepted = []
+    for _ in range(3000):
+        words = list(valid)
+        for at in rng.integers(len(words), size=rng.integers(1, 4)):
+            words[at] = others[int(rng.integers(len(others)))]
+        found = _parsed(" ".join(words))
+        accepted.append(found is not None)
+        if found is not None:
+            assert parse(text_of(normal(found))) == normal(found)
+    assert 0.01 < np.mean(accepted) < 0.9
+
+
+def _parsed(text: str) -> Expression | None:
+    try:
+        return parse(text)
+    except InvalidField:
+        return None
