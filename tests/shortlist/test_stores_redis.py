@@ -24,6 +24,8 @@ from tests.contracts.store import (
 )
 from tests.redis_server import RedisServer
 
+pytestmark = pytest.mark.slow  # starts servers
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
