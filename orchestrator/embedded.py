@@ -9,13 +9,14 @@ from orchestrator.assemble import assemble
 from orchestrator.pipeline import Recommender
 from ranking_svc.ranker import LocalRanker
 from retrieval_svc.generation import Generation
+from retrieval_svc.live import LiveGeneration
 from retrieval_svc.shard import LocalRetriever
 from retrieval_svc.slice_files import RetrievalMeta
 from retrieval_svc.versions import TIER, LoadedGenerations
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.config import Config
 from shortlist.schema import Schema
-from shortlist.stores import ProfileStore
+from shortlist.stores import ProfileStore, Store
 from shortlist.stores.opening import open_store
 
 __all__ = ["embedded"]
@@ -41,7 +42,7 @@ async def embedded(
     versions = ArtifactStore(artifacts or workdir / "artifacts")
     store = open_store(config.store, workdir)
     shards, ranker = await asyncio.gather(
-        asyncio.to_thread(_shards, versions, retrieval_version),
+        asyncio.to_thread(_shards, versions, retrieval_version, None if profiles else store),
         asyncio.to_thread(
             LocalRanker.open,
             versions,
@@ -59,7 +60,7 @@ async def embedded(
         schema=Schema.load(workdir / "schema.yaml"),
     )
     try:
-        await ranker.start()
+        await asyncio.gather(ranker.start(), *(shard.start() for shard in shards))
         await recommender.start()
     except BaseException:
         await recommender.close()
@@ -67,14 +68,18 @@ async def embedded(
     return recommender
 
 
-def _shards(store: ArtifactStore, version: str | None) -> list[LocalRetriever]:
+def _shards(store: ArtifactStore, version: str | None, live: Store | None) -> list[LocalRetriever]:
     """One local shard per slice of the version, which is verified once."""
     artifact = store.open(TIER, version)
-    return [_shard(store, artifact, number) for number in range(RetrievalMeta.of(artifact).shards)]
+    numbers = range(RetrievalMeta.of(artifact).shards)
+    return [_shard(store, artifact, number, live) for number in numbers]
 
 
-def _shard(store: ArtifactStore, artifact: Artifact, number: int) -> LocalRetriever:
-    def load(version: str) -> Generation:
-        return Generation.open(store.open(TIER, version), number)
+def _shard(
+    store: ArtifactStore, artifact: Artifact, number: int, live: Store | None
+) -> LocalRetriever:
+    def load(version: str) -> LiveGeneration:
+        return LiveGeneration(Generation.open(store.open(TIER, version), number))
 
-    return LocalRetriever(LoadedGenerations(Generation.open(artifact, number), load))
+    first = LiveGeneration(Generation.open(artifact, number))
+    return LocalRetriever(LoadedGenerations(first, load, store=live))

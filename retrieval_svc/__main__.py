@@ -24,9 +24,11 @@ _EPILOG = "Every option is an environment variable, too: --shard is SHORTLIST_SH
 def main(arguments: ServiceArguments, shard: int, threads: int) -> None:
     """Serve one shard of the retrieval tier over gRPC.
 
-    A shard holds its slice of the items and the user tower of the same artifact. It verifies every
-    file, loads, asks each source once, and only then listens: health answers SERVING, and one JSON
-    line on stdout names the port. SIGTERM or Ctrl-C lets running requests end and stops it.
+    A shard holds its slice of the items and the towers of the same artifact. It verifies every
+    file, loads, asks each source once, catches up with the workdir's log of changes, which it then
+    follows, and only then listens: health answers SERVING, and one JSON line on stdout names the
+    port. SIGTERM or Ctrl-C lets running requests end and stops it. With --artifacts alone there is
+    no log, and it serves what was published.
 
     \b
       python -m retrieval_svc --workdir W --shard 0 --port 7001
@@ -44,13 +46,17 @@ async def _run(arguments: ServiceArguments, shard: int, threads: int) -> None:
     from shortlist.artifacts import ArtifactStore
 
     store = ArtifactStore(arguments.artifact_root)
-    retriever = LocalRetriever.open(store, shard, arguments.version, threads=threads)
+    live = arguments.live_store()
+    retriever = LocalRetriever.open(store, shard, arguments.version, threads=threads, live=live)
     server = arguments.server()
     add_services(server, retriever, retriever.versions)
     try:
+        await retriever.start()  # whoever answers knows what the others know
         await serve(server)
     finally:
         await retriever.close()
+        if live is not None:
+            await live.close()
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
-"""One version of one slice, loaded: items, user tower, index and sources of one artifact (I1)."""
+"""One version of one slice, loaded: items, towers, index and sources of one artifact (I1)."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from retrieval_svc.brute_force import Floats
+from retrieval_svc.item_encoder import ItemEncoder
 from retrieval_svc.item_table import ItemTable
-from retrieval_svc.rows import Allowed, Keys, RowMask, Rows, rows_of
+from retrieval_svc.rows import Keys
+from retrieval_svc.segment import Segment
 from retrieval_svc.slice_files import Fusion, RetrievalMeta, load_keys, load_vectors, slice_folder
-from retrieval_svc.source_data import SharedData, SourceData
-from retrieval_svc.sources import SOURCES, SliceView, Source, SourceQuery
+from retrieval_svc.snapshot import Part, Question, Snapshot
+from retrieval_svc.sources import Source
 from shortlist.admin import LoadedVersion, TierStatus
 from shortlist.artifacts import Artifact
 from shortlist.errors import ArtifactRefused
@@ -41,18 +43,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """Everything that one shard needs to answer with one version. Immutable; any thread may ask."""
+    """Everything that one shard needs to answer with one version, as it was published.
+
+    Immutable; any thread may ask. What has changed since is a snapshot beside it: see
+    `retrieval_svc.live`.
+    """
 
     version: str
     shard: int
     shards: int
     items_total: int  # over all shards
     watermark_ms: int  # newest event that the version was trained on
-    keys: Keys  # uint64 [n], ascending
-    vectors: Floats  # float32 [n, dim], unit length
-    items: ItemTable
-    sources: Mapping[str, Source]
+    log_sequence: int  # changes up to this one are part of it
+    roles: Mapping[str, str]  # feature of items -> role
     fusion: Mapping[str, Fusion]  # by source; one without an entry has the blend's defaults
+    item_encoder: ItemEncoder | None  # None of a version from before items could be encoded
+    published: Snapshot
 
     @classmethod
     def open(cls, artifact: Artifact, shard: int) -> Generation:
@@ -73,36 +79,59 @@ class Generation:
         folder = slice_folder(path, shard)
         keys = load_keys(folder / "keys.npy", meta, shard)
         vectors = load_vectors(folder / "vectors.npy", (len(keys), meta.dim))
+        items = ItemTable.open(folder / "items.parquet", keys, meta.item_features)
+        base = Segment.open(path, folder, meta, keys, vectors, items)
         generation = cls(
             version=version,
             shard=shard,
             shards=meta.shards,
             items_total=meta.items_total,
             watermark_ms=meta.watermark_ms,
-            keys=keys,
-            vectors=vectors,
-            items=ItemTable.open(folder / "items.parquet", keys, meta.item_features),
-            sources=_open_sources(path, folder, meta, keys, vectors),
+            log_sequence=meta.log_sequence,
+            roles=meta.item_features,
             fusion=meta.fusion,
+            item_encoder=ItemEncoder.open(path / "tower", meta.dim),
+            published=Snapshot(base=Part.whole(base)),
         )
         generation._warm_up()
         return generation
 
-    def retrieve(self, query: RetrieveQuery) -> RetrievedSlice:
+    @property
+    def base(self) -> Segment:
+        return self.published.base.segment
+
+    @property
+    def keys(self) -> Keys:
+        """uint64 [n], ascending: the items of the slice, as published."""
+        return self.base.keys
+
+    @property
+    def vectors(self) -> Floats:
+        """float32 [n, dim], unit length."""
+        return self.base.vectors
+
+    @property
+    def items(self) -> ItemTable:
+        return self.base.items
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        return self.base.sources
+
+    def retrieve(self, query: RetrieveQuery, snapshot: Snapshot | None = None) -> RetrievedSlice:
         """Ask the sources that have a quota. One that fails is reported; the others answer.
 
-        Raises `InvalidField` of `filter` for one that these items cannot answer.
+        The answer is of `snapshot`, or of what was published. Raises `InvalidField` of `filter` for
+        one that these items cannot answer.
         """
         started = time.perf_counter()
-        exclude = self._own_rows(query.exclude)
-        matching = self.items.matching(query.filter)
-        allowed = Allowed(exclude=exclude).where(matching)
-        question = SourceQuery(user=query.user, allowed=allowed)
+        snapshot = snapshot or self.published
+        questions = snapshot.questions(query)
         answers: list[SourceCandidates] = []
         failures: list[StageFailure] = []
         for name, k in query.quotas.items():
             try:
-                answers.append(self._ask(name, question, k))
+                answers.append(self._ask(snapshot, name, questions, k))
             except Exception as error:
                 _log.exception("request %s: source %s failed", query.request_id, name)
                 failures.append(_failure(name, error))
@@ -111,33 +140,33 @@ class Generation:
             shards=self.shards,
             index_version=self.version,
             sources=tuple(answers),
-            items_searched=len(self.keys) if answers else 0,
-            dropped=_dropped(exclude, matching),
+            items_searched=snapshot.items if answers else 0,
+            dropped=_dropped(questions),
             failures=tuple(failures),
-            unknown=self._count_unknown(query.check),
+            unknown=self._count_unknown(snapshot, query.check),
             duration_us=int((time.perf_counter() - started) * 1e6),
         )
 
-    def describe(self, keys: Keys, fields: tuple[str, ...]) -> ItemCards:
+    def describe(
+        self, keys: Keys, fields: tuple[str, ...], snapshot: Snapshot | None = None
+    ) -> ItemCards:
         """Cards of the items of `keys` that are here. Raises `InvalidField` for unknown fields."""
-        rows, known = rows_of(self.keys, keys)
-        rows = rows[known]
-        columns = self.items.cards(rows, fields)
+        here, vectors, columns = (snapshot or self.published).cards(keys, fields)
         return ItemCards(
             index_version=self.version,
-            keys=self.keys[rows],
+            keys=here,
             ids=columns.ids,
             titles=columns.titles,
-            vectors=self.vectors[rows],
+            vectors=vectors,
             groups=columns.groups,
             attributes=columns.attributes,
         )
 
-    def describe_version(self, *, active: bool) -> LoadedVersion:
+    def describe_version(self, *, active: bool, snapshot: Snapshot | None = None) -> LoadedVersion:
         return LoadedVersion(
             version=self.version,
             active=active,
-            items=len(self.keys),
+            items=(snapshot or self.published).items,
             items_total=self.items_total,
             watermark_ms=self.watermark_ms,
         )
@@ -151,23 +180,21 @@ class Generation:
             capabilities=tuple(self.sources),
         )
 
-    def _ask(self, name: str, question: SourceQuery, k: int) -> SourceCandidates:
+    def _ask(
+        self, snapshot: Snapshot, name: str, questions: Sequence[Question], k: int
+    ) -> SourceCandidates:
         if name not in self.sources:
             raise LookupError(f"version {self.version} has no source {name!r}")
-        rows, scores = self.sources[name].propose(question, k)
-        found = SourceCandidates(source=name, keys=self.keys[rows], scores=scores)
+        keys, scores = snapshot.propose(name, questions, k)
+        found = SourceCandidates(source=name, keys=keys, scores=scores)
         if name not in self.fusion:
             return found
         weight, offset = self.fusion[name]
         return replace(found, weight=weight, offset=offset)
 
-    def _own_rows(self, keys: Keys) -> Rows:
-        rows, known = rows_of(self.keys, keys)
-        return np.unique(rows[known])
-
-    def _count_unknown(self, keys: Keys) -> int:
-        _, known = rows_of(self.keys, keys)
-        return int(np.count_nonzero(~known & (shard_of(keys, self.shards) == self.shard)))
+    def _count_unknown(self, snapshot: Snapshot, keys: Keys) -> int:
+        mine = keys[shard_of(keys, self.shards) == self.shard] if len(keys) else keys
+        return int(np.count_nonzero(~snapshot.has(mine)))
 
     def _warm_up(self) -> None:
         liked = self.keys[:1]  # one item, so that every source has something to work on
@@ -176,43 +203,28 @@ class Generation:
             times_ms=np.full(len(liked), self.watermark_ms),
             weights=np.ones(len(liked), np.float32),
         )
-        user = UserContext(user_key=0, history=history, time_ms=self.watermark_ms)
-        question = SourceQuery(user=user)
+        query = RetrieveQuery(
+            request_id="warm-up",
+            user=UserContext(user_key=0, history=history, time_ms=self.watermark_ms),
+            quotas={},
+            exclude=np.empty(0, np.uint64),
+        )
+        questions = self.published.questions(query)
         for name in self.sources:
             try:
-                self._ask(name, question, _WARM_UP_K)
+                self._ask(self.published, name, questions, _WARM_UP_K)
             except Exception as error:
                 raise ArtifactRefused(
                     f"{self.version}, shard {self.shard}: source {name} cannot answer: {error}"
                 ) from error
 
 
-def _open_sources(
-    artifact: Path, folder: Path, meta: RetrievalMeta, keys: Keys, vectors: Floats
-) -> dict[str, Source]:
-    """The sources that the manifest names, each over what it stored; files it needs it checks."""
-    views: dict[str, SliceView] = {}
-    for name in meta.sources:
-        if name not in SOURCES:
-            raise ArtifactRefused(f"{artifact}: its manifest names a source {name!r}")
-        own, shared = folder / name, artifact / name
-        views[name] = SliceView(
-            source=name,
-            keys=keys,
-            vectors=vectors,
-            watermark_ms=meta.watermark_ms,
-            data=SourceData.load(own, len(keys)) if own.exists() else SourceData(),
-            shared=SharedData.load(shared) if shared.exists() else SharedData(),
-            slice_folder=folder,
-            artifact=artifact,
-            siblings=views,
-        )
-    return {name: SOURCES[name].open(view) for name, view in views.items()}
-
-
-def _dropped(exclude: Rows, matching: RowMask | None) -> dict[str, int]:
-    unmatched = 0 if matching is None else len(matching) - matching.count
-    counts = {"excluded": len(exclude), "filtered": unmatched}
+def _dropped(questions: Sequence[Question]) -> dict[str, int]:
+    """Items that the query did not want, by reason."""
+    counts = {
+        "excluded": sum(one.excluded for one in questions),
+        "filtered": sum(one.filtered for one in questions),
+    }
     return {reason: count for reason, count in counts.items() if count}
 
 

@@ -12,7 +12,12 @@ import numpy as np
 
 from retrieval_svc.brute_force import BruteForceIndex, Floats, Hits, Index
 from retrieval_svc.rows import EVERY_ROW, Allowed, RowMask, Rows, places_of
-from retrieval_svc.scann_index import ScannIndex, ScannUnavailable
+from retrieval_svc.scann_index import (
+    ScannIndex,
+    ScannSettings,
+    ScannUnavailable,
+    train_searcher,
+)
 from retrieval_svc.scann_tuning import build_scann
 from shortlist.errors import ArtifactRefused
 
@@ -29,6 +34,7 @@ __all__ = [
     "check_vectors",
     "load_index",
     "load_source_index",
+    "rebuild_source_index",
 ]
 
 # A tree of a few leaves saves nothing, and ScaNN's training wants points enough for a codebook.
@@ -153,6 +159,22 @@ def build_source_index(vectors: Floats, folder: Path, **options: Any) -> IndexRe
     if rows is not None:
         vectors = np.ascontiguousarray(vectors[rows])
     return build_index(vectors, folder, **options)
+
+
+def rebuild_source_index(vectors: Floats, folder: Path, like: ScannSettings, threads: int) -> None:
+    """Index the rows of `vectors` that are not zero with the settings of an older index, untuned.
+
+    With too few rows for a tree nothing is written: `load_source_index` then searches exactly.
+    Raises `ArtifactRefused` for vectors that are not finite, or `ScannUnavailable`.
+    """
+    rows = _rows_with_content(vectors)
+    if rows is not None:
+        vectors = np.ascontiguousarray(vectors[rows])
+    if _why_exact(len(vectors), 0, like.k):
+        return
+    check_vectors(vectors, "vectors")
+    searcher = train_searcher(vectors, like.k, threads)
+    ScannIndex(searcher, vectors, like.of_size(len(vectors))).save(folder)
 
 
 def load_source_index(folder: Path, vectors: Floats) -> Index:

@@ -52,22 +52,24 @@ class ItemEncoder:
         self._any_item = any_item  # float32 [d]
 
     @staticmethod
-    def open(folder: Path, keys: Keys) -> ItemEncoder | None:
+    def open(folder: Path, dim: int) -> ItemEncoder | None:
         """Read what `save` wrote; None of a version from before items could be encoded.
 
-        `keys` are those of the tower's items. Raises `ArtifactCorrupt` or `ArtifactRefused`.
+        Raises `ArtifactCorrupt` or `ArtifactRefused`, also unless vectors have `dim` numbers.
         """
         if not (folder / _FEATURES).exists():
             return None
         encoder = ItemEncoder(
             features=FeatureEncoder.load(folder / _FEATURES),
-            keys=keys,
+            keys=_load(folder / "keys.npy"),
             own=_load(folder / "item_own.npy"),
             tokens=_load(folder / "item_tokens.npy"),
             numeric=_load(folder / "item_numeric.npy"),
             any_item=_load(folder / "item_any.npy"),
         )
         encoder._check()
+        if encoder.dim != dim:
+            raise ArtifactCorrupt(f"tower/item_any.npy has {encoder.dim} numbers, not {dim}")
         return encoder
 
     def save(self, folder: Path) -> None:

@@ -43,6 +43,7 @@ class ItemTable:
 
     def __init__(self, table: pa.Table, roles: Mapping[str, str]) -> None:
         self._table = table.combine_chunks()
+        self._roles = roles
         self._fields = {
             name.removeprefix(_FEATURE): name
             for name in table.column_names
@@ -67,6 +68,15 @@ class ItemTable:
         if not np.array_equal(table["key"].to_numpy(), keys) or table["id"].null_count:
             raise ArtifactCorrupt(f"{path}: its rows are not aligned with keys.npy")
         return cls(table.drop_columns(["key"]), roles)
+
+    def over(self, table: pa.Table) -> ItemTable:
+        """Other items in the same layout."""
+        return ItemTable(table, self._roles)
+
+    @property
+    def columns(self) -> pa.Table:
+        """All there is, without the keys."""
+        return self._table
 
     def matching(self, filter: str) -> RowMask | None:
         """The rows that match a filter in normal form, see `shortlist.filters`; None = all.

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,6 +65,24 @@ class ScannSettings:
     leaves_to_search: int
     reorder: int  # rows scored again in bfloat16
     recall: float  # measured at k, on queries that took no part in tuning; 0 = not measured
+
+    @staticmethod
+    def load(folder: Path) -> ScannSettings:
+        """Of the index that `ScannIndex.save` wrote. Raises `ArtifactCorrupt`."""
+        return _read_settings(folder / _SETTINGS)
+
+    def of_size(self, items: int) -> ScannSettings:
+        """For another number of items, which are searched as hard: the same share of the leaves."""
+        leaves = leaves_for(items)
+        share = self.leaves_to_search / self.leaves
+        return replace(
+            self,
+            items=items,
+            leaves=leaves,
+            leaves_to_search=math.ceil(share * leaves),
+            reorder=min(items, self.reorder),
+            recall=0.0,
+        )
 
     def effort(self, fetch: int) -> tuple[int, int]:
         """`(reorder, leaves_to_search)` for `fetch` hits; more hits need more of both."""

@@ -6,16 +6,19 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from retrieval_svc.generation import Generation
+from retrieval_svc.live import LiveGeneration
 from retrieval_svc.rows import Keys
 from retrieval_svc.versions import TIER, LoadedGenerations
 from shortlist.artifacts import ArtifactStore
 from shortlist.errors import BudgetExceeded
+from shortlist.stores import Store
 from shortlist.tiers import ItemCards, RetrievedSlice, RetrieveQuery, RetrieverStatus
 
-__all__ = ["Generation", "LoadedGenerations", "LocalRetriever"]
+__all__ = ["Generation", "LiveGeneration", "LoadedGenerations", "LocalRetriever"]
 
 Answer = TypeVar("Answer")
 
@@ -23,14 +26,14 @@ Answer = TypeVar("Answer")
 class LocalRetriever:
     """A `shortlist.tiers.Retriever` over the versions that this process holds.
 
-    Queries run on a small pool of threads: numpy and ScaNN release the interpreter, and the event
-    loop goes on.
+    With a store it follows the log of changes, once it is started. Queries run on a small pool of
+    threads: numpy and ScaNN release the interpreter, and the event loop goes on.
     """
 
     def __init__(self, versions: LoadedGenerations, *, threads: int = 2) -> None:
         self.versions = versions
         self._pool = ThreadPoolExecutor(
-            threads, thread_name_prefix=f"shard-{versions.active.shard}"
+            threads, thread_name_prefix=f"shard-{versions.active.generation.shard}"
         )
 
     @classmethod
@@ -41,24 +44,30 @@ class LocalRetriever:
         version: str | None = None,
         *,
         threads: int = 2,
+        live: Store | None = None,
     ) -> LocalRetriever:
-        """Load one shard of `version`, or of the current one.
+        """Load one shard of `version`, or of the current one; `live` has the log that it follows.
 
         Raises `ArtifactNotFound`, `ArtifactCorrupt`, `ArtifactRefused` or `ScannUnavailable`.
         """
 
-        def load(version: str | None) -> Generation:
-            return Generation.open(store.open(TIER, version), shard)
+        def load(version: str | None) -> LiveGeneration:
+            return LiveGeneration(Generation.open(store.open(TIER, version), shard))
 
-        return cls(LoadedGenerations(load(version), load), threads=threads)
+        return cls(LoadedGenerations(load(version), load, store=live), threads=threads)
+
+    async def start(self) -> None:
+        """Catch up with the log and follow it; before the first question. Raises as the store."""
+        await self.versions.start()
 
     @property
     def name(self) -> str:
-        return f"local/{self.versions.active.shard}"
+        return f"local/{self.versions.active.generation.shard}"
 
     async def retrieve(self, query: RetrieveQuery) -> RetrievedSlice:
         """Raises `VersionNotServed`, or `BudgetExceeded` when no thread was free in time."""
         generation = self.versions.of(query.index_version)
+        known = self.versions.position(query.index_version)  # at least; before it is asked
         expires = _expiry(query.deadline_ms)
 
         def answer() -> RetrievedSlice:
@@ -66,7 +75,7 @@ class LocalRetriever:
                 raise BudgetExceeded(f"{query.deadline_ms} ms passed before the search began")
             return generation.retrieve(query)
 
-        return await self._in_pool(answer)
+        return replace(await self._in_pool(answer), log=known)
 
     async def describe(
         self, keys: Keys, fields: tuple[str, ...], index_version: str | None
@@ -77,17 +86,22 @@ class LocalRetriever:
 
     async def status(self) -> RetrieverStatus:
         active = self.versions.active
+        published = active.generation
         return RetrieverStatus(
-            shard=active.shard,
-            shards=active.shards,
-            index_version=active.version,
-            items=len(active.keys),
-            items_total=active.items_total,
-            sources=tuple(active.sources),
-            watermark_ms=active.watermark_ms,
+            shard=published.shard,
+            shards=published.shards,
+            index_version=published.version,
+            items=active.snapshot.items,
+            items_total=published.items_total,
+            sources=tuple(published.sources),
+            watermark_ms=published.watermark_ms,
+            log=self.versions.position(),
         )
 
     async def close(self) -> None:
+        await self.versions.close()
+        for one in self.versions.loaded:
+            await asyncio.to_thread(one.close)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _in_pool(self, work: Callable[[], Answer]) -> Answer:

@@ -1,6 +1,6 @@
 """The files of one slice of a retrieval artifact, each checked while it is read.
 
-tower/                          the user tower
+tower/                          the user tower, and the item tower (`item_*`)
 <source>/                       what every shard needs of a source: see source_data.py
 shard-00000/keys.npy            uint64 [n], ascending
 shard-00000/vectors.npy         float32 [n, dim], unit length, the two-tower's; rows as the keys
@@ -44,6 +44,7 @@ class RetrievalMeta(BaseModel):
     items_total: Annotated[int, Field(ge=1)]  # over all shards; an empty catalogue is refused
     items_per_shard: list[Annotated[int, Field(ge=0)]]
     watermark_ms: int  # newest event that it was trained on
+    log_sequence: Annotated[int, Field(ge=0)] = 0  # of the change log: all up to here is part of it
     item_features: dict[str, str]  # feature -> role, as the schema has them
     sources: list[str]
     absent: dict[str, str] = {}  # source that was wanted -> why the version has none

@@ -64,6 +64,16 @@ class PostingLists:
             weights=weights[order].astype(np.float32, copy=False),
         )
 
+    @staticmethod
+    def none() -> PostingLists:
+        """No list."""
+        return PostingLists(
+            terms=np.empty(0, np.uint64),
+            starts=np.zeros(1, np.int64),
+            rows=np.empty(0, np.int32),
+            weights=np.empty(0, np.float32),
+        )
+
     def add_up(self, terms: Keys, strengths: npt.NDArray[np.floating[Any]]) -> Hits:
         """Every row on a list of `terms`, with the sum of strength times weight.
 
@@ -143,6 +153,16 @@ class SourceData:
         return SourceData(
             columns={name: column[mine] for name, column in self.columns.items()},
             lists={name: lists.take(mine, n) for name, lists in self.lists.items()},
+        )
+
+    def blank(self, n: int) -> SourceData:
+        """The same columns and lists, of n items that nothing is known of."""
+        return SourceData(
+            columns={
+                name: np.zeros((n, *column.shape[1:]), column.dtype)
+                for name, column in self.columns.items()
+            },
+            lists={name: PostingLists.none() for name in self.lists},
         )
 
     @staticmethod

@@ -59,6 +59,10 @@ class LoadedVersions(Generic[S]):
     def active(self) -> S:
         return self._active
 
+    @property
+    def loaded(self) -> tuple[S, ...]:
+        return tuple(self._loaded.values())
+
     async def start(self) -> None:
         """Catch up with the log, then follow it. A second start does nothing.
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from retrieval_svc.encoder import TowerWeights, UserEncoder, user_columns
 from retrieval_svc.index import build_index, build_source_index
+from retrieval_svc.item_encoder import ItemEncoder
 from retrieval_svc.source_data import PostingLists, SharedData, SourceData
 from retrieval_svc.sources import SOURCES
 from shortlist.artifacts import Artifact, ArtifactStore
@@ -106,6 +107,7 @@ def write_files(
 ) -> None:
     (folder / "tower").mkdir()
     mean_tower(catalogue).save(folder / "tower")
+    item_tower(catalogue).save(folder / "tower")
     sources = stored_sources(catalogue)
     for name, (_, shared) in sources.items():
         (folder / name).mkdir()
@@ -144,7 +146,7 @@ def stored_sources(catalogue: Catalogue) -> dict[str, Stored]:
     places = np.sort(keys_of([*COUNTRIES, *place_names(PARIS)]))
     counted = {"as_of_ms": WATERMARK_MS, "begin_ms": WATERMARK_MS - 365 * DAY_MS}
     memory = {"history": 50, "half_life_events": 20.0}
-    keys = catalogue.keys
+    keys, described = catalogue.keys, content_shared(catalogue)
 
     def settings(**values: Any) -> SharedData:
         return SharedData(settings=values)
@@ -168,7 +170,10 @@ def stored_sources(catalogue: Catalogue) -> dict[str, Stored]:
         ),
         "content": (
             SourceData(columns={"vectors": contents}),
-            SharedData(arrays={"keys": keys, "vectors": contents}, settings=memory),
+            SharedData(
+                arrays={"keys": keys, "vectors": contents, **described.arrays},
+                settings={**memory, **described.settings},
+            ),
         ),
         "popular": (
             SourceData(
@@ -246,7 +251,7 @@ def stored_sources(catalogue: Catalogue) -> dict[str, Stored]:
             ),
             SharedData(
                 arrays={"keys": keys, "starts": np.arange(n + 1), "creators": creators},
-                settings=memory,
+                settings={**memory, "features": ["maker"]},
             ),
         ),
     }
@@ -283,6 +288,50 @@ def mean_tower(catalogue: Catalogue) -> UserEncoder:
             output_bias=np.zeros(dim, np.float32),
         ),
         has_time=True,
+    )
+
+
+def item_columns(catalogue: Catalogue) -> dict[str, list[Any]]:
+    table = catalogue.table()
+    return {name: table[f"f_{name}"].to_pylist() for name in ("genre", "tags", "maker", "price")}
+
+
+def item_features(catalogue: Catalogue) -> FeatureEncoder:
+    columns = item_columns(catalogue)
+    return FeatureEncoder.fit(columns, {name: ROLES[name] for name in columns})
+
+
+def item_tower(catalogue: Catalogue) -> ItemEncoder:
+    """Items of the same features lie near each other; what clicks have taught of the catalogue's
+    items makes up for the rest, so that an item described as it is keeps its vector.
+    """
+    dim, features = catalogue.vectors.shape[1], item_features(catalogue)
+    rng = np.random.default_rng(29)
+    tokens = rng.normal(size=(features.vocabulary_size, dim)).astype(np.float32) / 4
+    tokens[0] = 0
+    numeric = rng.normal(size=(len(features.numeric_features), dim)).astype(np.float32) / 9
+    any_item = np.eye(1, dim, 1, dtype=np.float32)[0]
+    about = features.encode(item_columns(catalogue), len(catalogue.keys))
+    content = np.einsum("ns,nsd->nd", about.weights, tokens[about.tokens])
+    return ItemEncoder(
+        features=features,
+        keys=catalogue.keys,
+        own=catalogue.vectors - any_item - content - about.numeric @ numeric,
+        tokens=tokens,
+        numeric=numeric,
+        any_item=any_item,
+    )
+
+
+def content_shared(catalogue: Catalogue) -> SharedData:
+    """How contents are made of features: every token says as much, in a direction of its own."""
+    features = item_features(catalogue)
+    terms = features.vocabulary_size - 1
+    rng = np.random.default_rng(31)
+    basis = rng.normal(size=(terms + len(features.numeric_features), 8)).astype(np.float32)
+    return SharedData(
+        arrays={"idf": np.ones(terms, np.float32), "basis": basis},
+        settings={"items": features.document()},
     )
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from retrieval_svc.brute_force import Hits
 from retrieval_svc.encoder import UserEncoder
-from retrieval_svc.shard import Generation, LoadedGenerations, LocalRetriever
+from retrieval_svc.shard import Generation, LiveGeneration, LoadedGenerations, LocalRetriever
 from retrieval_svc.slice_files import RetrievalMeta
+from retrieval_svc.snapshot import Part, Snapshot
 from retrieval_svc.sources import SOURCES
 from retrieval_svc.sources.base import SourceQuery
 from shortlist.artifacts import ArtifactStore
@@ -135,8 +136,12 @@ class BrokenSource:
 def with_source(store: ArtifactStore, source: Any) -> LocalRetriever:
     generation = Generation.open(store.open("retrieval"), 0)
     sources = {**generation.sources, source.name: source}
-    changed = dataclasses.replace(generation, sources=sources)
-    return LocalRetriever(LoadedGenerations(changed, lambda version: changed), threads=1)
+    changed = dataclasses.replace(
+        generation,
+        published=Snapshot(base=Part.whole(dataclasses.replace(generation.base, sources=sources))),
+    )
+    live = LiveGeneration(changed)
+    return LocalRetriever(LoadedGenerations(live, lambda version: live), threads=1)
 
 
 async def test_a_source_that_raises_is_reported_and_the_others_answer(

@@ -133,7 +133,8 @@ def test_the_exported_item_tower_computes_what_the_trained_one_does(
     dataset = examples.dataset
     expected = model.items(np.arange(dataset.n_items), training=False).numpy()
     model.export([]).item_encoder.save(tmp_path)
-    encoder = ItemEncoder.open(tmp_path, dataset.item_keys)
+    np.save(tmp_path / "keys.npy", dataset.item_keys)
+    encoder = ItemEncoder.open(tmp_path, SMALL.dim)
     assert encoder is not None
     columns = entity_columns(dataset.items, dataset.schema.item_features)
     np.testing.assert_allclose(encoder.encode(dataset.item_keys, columns), expected, atol=1e-5)
