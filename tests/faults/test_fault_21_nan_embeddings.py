@@ -73,7 +73,7 @@ async def test_a_failed_build_leaves_the_old_index_serving(tmp_path: Path) -> No
     "file",
     [
         "shard-00000/vectors.npy",
-        "shard-00000/popular/score.npy",
+        "shard-00000/popular/count.npy",
         "shard-00000/mf/vectors.npy",
         "shard-00000/cooccurrence/similar.weights.npy",
         "content/vectors.npy",

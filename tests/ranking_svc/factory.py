@@ -189,7 +189,9 @@ def write_files(folder: Path, builder: FeatureBuilder, seed: int = 0) -> None:
     write_network(model_folder(folder, "dcn"), random_weights(builder, seed=seed))
     linear = random_weights(builder, hidden=(), crosses=0, seed=seed + 1)
     write_network(model_folder(folder, "linear"), linear)
-    write_forest(model_folder(folder, "gbdt"), random_trees(columns, count=20, depth=4, seed=seed), columns)
+    write_forest(
+        model_folder(folder, "gbdt"), random_trees(columns, count=20, depth=4, seed=seed), columns
+    )
     mixture = Mixture(
         weights={"dcn": 0.6, "gbdt": 0.5, "linear": 0.0}, biases={"click": 0.1, "purchase": -0.2}
     )

@@ -127,6 +127,10 @@ class _Remembering:
             self._rows, self._outputs = rows, self._model.score(rows)
         return self._outputs
 
+    def refresh(self, items: npt.NDArray[np.int64]) -> None:
+        self._rows = self._outputs = None
+        self._model.refresh(items)
+
 
 def _sharing(models: Mapping[str, Model], artifact: Artifact) -> Mapping[str, Model]:
     """The same models, of which the ensemble mixes the answers that the others gave."""
