@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ __all__ = [
     "DatasetInfo",
     "DatasetUnreadable",
     "Interactions",
+    "drop_users",
     "entity_fields",
     "write_dataset",
 ]
@@ -222,6 +223,38 @@ def write_dataset(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def drop_users(path: Path, gone: npt.NDArray[np.bool_]) -> None:
+    """Write the data set at `path` anew without the users of the rows `gone`, bool [n_users].
+
+    Their interactions go with them, and so do examples of bad rows, which may be of anybody.
+    """
+    document = _read_info(path)
+    _verify(path, document["files"])
+    users = pq.read_table(path / _USERS)
+    interactions = pq.read_table(path / _INTERACTIONS)
+    stays = ~gone
+    new_row = np.cumsum(stays, dtype=np.int32) - np.int32(1)
+    interactions = interactions.filter(pa.array(stays[_numpy(interactions["user"])]))
+    rows = pa.array(new_row[_numpy(interactions["user"])], pa.int32())
+    at = interactions.schema.get_field_index("user")
+    info = _info_of(document)
+    bad_rows = {table: _without_examples(counts) for table, counts in info.bad_rows.items()}
+    write_dataset(
+        path,
+        items=pq.read_table(path / _ITEMS),
+        users=users.filter(pa.array(stays)),
+        interactions=interactions.set_column(at, "user", rows),
+        info=replace(info, bad_rows=bad_rows),
+    )
+
+
+def _without_examples(counts: Any) -> Any:
+    if not isinstance(counts, dict) or "reasons" not in counts:
+        return counts
+    reasons = [{**reason, "examples": []} for reason in counts["reasons"]]
+    return {**counts, "reasons": reasons}
 
 
 def _type_of(feature: Feature) -> pa.DataType:

@@ -28,10 +28,10 @@ from ranking_svc.ranker import ITEM_COUNTS
 from shortlist.artifacts import ArtifactStore
 from shortlist.config import Config
 from shortlist.errors import InvalidField
-from training.dataset import Dataset
 from training.encoding import fit_encoders
 from training.ensemble import fit_mixture, mixed
 from training.fitting import Fitted, fit_network, fit_trees
+from training.forget import load_remembered
 from training.groups import Groups
 from training.item_statistics import HalfLives, count_items, located_features
 from training.job_options import JOB_CONTEXT, job_options
@@ -52,8 +52,8 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
     names an unknown model or head, and `ArtifactRefused` when there is nothing to learn from or an
     engine differs from the model.
     """
-    dataset = Dataset.load(workdir / "dataset")
     config = Config.load(workdir / "shortlist.yaml")
+    dataset = load_remembered(workdir, config)
     _check_models(config.ranking.models)
     store = ArtifactStore(workdir / "artifacts")
     retrieval, backtest = store.open("retrieval"), store.open("backtest")

@@ -35,6 +35,7 @@ from shortlist.config import Config, RetrievalConfig
 from shortlist.errors import ArtifactNotFound, ArtifactRefused, ShortlistError
 from shortlist.tiers import UserContext
 from training.dataset import Dataset
+from training.forget import load_remembered
 from training.fusion import LearnedFusion, Proposed, learn_fusion
 from training.half_life import choose_half_life, recency_half_life
 from training.histories import user_histories
@@ -66,8 +67,8 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
 
     Raises `ArtifactRefused` when the data cannot be learned from; nothing is promoted then.
     """
-    dataset = Dataset.load(workdir / "dataset")
     config = Config.load(workdir / "shortlist.yaml")
+    dataset = load_remembered(workdir, config)
     store = ArtifactStore(workdir / "artifacts")
     past, present = backtest_window(dataset, seed=seed), serving_window(dataset)
     for window in (past, present):

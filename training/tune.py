@@ -29,6 +29,7 @@ from shortlist.artifacts import ArtifactStore
 from shortlist.config import Config
 from shortlist.errors import ShortlistError
 from training.dataset import Dataset
+from training.forget import load_remembered
 from training.ray_session import ray_session
 from training.tuning.parts import Part, current_values, parts_of, seconds_of, with_values
 from training.tuning.rankers import MEASURE as RANKER_MEASURE
@@ -94,8 +95,8 @@ def tune(
     Raises `ArtifactNotFound` when a ranker is to be tuned before retrieval was trained, and
     `ArtifactRefused` when there is nothing to tune on.
     """
-    dataset = Dataset.load(workdir / "dataset")
     config = Config.load(workdir / _CONFIG)
+    dataset = load_remembered(workdir, config)
     parts = parts_of(tier, config, has_time=dataset.has_time)
     seconds = seconds_of(parts, minutes)
     if any(part.tier == "ranking" for part in parts):

@@ -97,7 +97,7 @@ def import_into(workdir: Path, schema: Schema, source: Path, terminal: Terminal)
     store's profiles and items, beneath what has happened live.
     """
     from shortlist.config import Config
-    from training.dataset import Dataset
+    from training.forget import load_remembered
     from training.importer import import_dataset
 
     workdir.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def import_into(workdir: Path, schema: Schema, source: Path, terminal: Terminal)
     if not config_file.exists():
         config.save(config_file)
     with terminal.step("Writing profiles and items"):
-        asyncio.run(fill_store(Dataset.load(workdir / "dataset"), config.store, workdir))
+        asyncio.run(fill_store(load_remembered(workdir, config), config.store, workdir))
     return report
 
 
