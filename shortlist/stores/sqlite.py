@@ -62,6 +62,7 @@ from shortlist.stores.sqlite_schema import (
     check_format,
     connect,
     insert_many,
+    is_blank,
     select_in,
     to_signed,
     to_unsigned,
@@ -112,7 +113,11 @@ Result = TypeVar("Result")
 
 
 class SqliteStore:
-    """A `Store` over the file at `path`. Writing creates the file, reading expects it."""
+    """A `Store` over the file at `path`, which the first write creates.
+
+    Before that its log is empty, so it can be followed. What it knows of users and items cannot be
+    told from a file that was lost, so asking for that raises `ProfilesUnavailable`.
+    """
 
     def __init__(
         self,
@@ -195,17 +200,26 @@ class SqliteStore:
             return [id in gone for id in ids]
 
     async def head(self) -> int:
-        with translated(self._path):
-            return int(self._reader().execute("SELECT head FROM log").fetchone()[0])
+        try:
+            with translated(self._path):
+                return int(self._reader().execute("SELECT head FROM log").fetchone()[0])
+        except _NotWrittenYet:
+            return 0
 
     async def changes(self, after: int, limit: int = 10_000) -> Changes:
-        return await self._read_aside(lambda c: _changes(c, after, limit))
+        try:
+            return await self._read_aside(lambda c: _changes(c, after, limit))
+        except _NotWrittenYet:
+            return Changes(sequence=after, head=after, items=(), events=_columns([]))
 
     async def events(self, after: int, upto: int) -> AsyncIterator[StoredEvent]:
-        while rows := await self._read_aside(partial(_read_events, after, upto)):
-            for sequence, *row in rows:
-                yield StoredEvent(sequence=sequence, event=event_of_row(row))
-            after = rows[-1][0]
+        try:
+            while rows := await self._read_aside(partial(_read_events, after, upto)):
+                for sequence, *row in rows:
+                    yield StoredEvent(sequence=sequence, event=event_of_row(row))
+                after = rows[-1][0]
+        except _NotWrittenYet:
+            return
 
     async def replace_base(
         self, profiles: Iterable[tuple[str, Profile]], items: Iterable[CatalogItem]
@@ -272,8 +286,12 @@ class SqliteStore:
     def _reader(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
+            if not self._path.exists() and self._path.parent.is_dir():
+                raise _NotWrittenYet(self._path)
             connection = connect(self._path, "rw", wait_s=_READ_WAIT_S)
             try:
+                if is_blank(connection):
+                    raise _NotWrittenYet(self._path)
                 check_format(self._path, connection)
             except BaseException:
                 connection.close()
@@ -281,6 +299,16 @@ class SqliteStore:
             self._local.connection = connection
             self._opened.append(connection)
         return connection
+
+
+class _NotWrittenYet(ProfilesUnavailable):
+    """There is no file, or one whose tables are about to be made."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"profile store {path}: there is no such file yet; `shortlist import` writes it, "
+            "or the first event"
+        )
 
 
 def _read_events(after: int, upto: int, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:

@@ -20,6 +20,7 @@ __all__ = [
     "connect",
     "create",
     "insert_many",
+    "is_blank",
     "marks",
     "select_in",
     "to_signed",
@@ -116,7 +117,7 @@ def create(path: Path, connection: sqlite3.Connection, *, wait_s: float) -> None
     connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages
     begin(connection, wait_s=wait_s)
     try:
-        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        if is_blank(connection):
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
             connection.execute("INSERT INTO log VALUES (1, 0, 0, NULL, ?)", (os.urandom(32),))
@@ -127,6 +128,11 @@ def create(path: Path, connection: sqlite3.Connection, *, wait_s: float) -> None
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def is_blank(connection: sqlite3.Connection) -> bool:
+    """Whether nobody has made any tables yet."""
+    return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
 
 def check_format(path: Path, connection: sqlite3.Connection) -> None:

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 _WAIT_S = 30.0  # for writers of other processes
 _EVENTS_PER_COMMIT = 2_000  # some 40 ms
-_FULL, _IOERR = 13, 10  # sqlite3.SQLITE_FULL, SQLITE_IOERR
+_FULL, _IOERR, _CANTOPEN = 13, 10, 14  # sqlite3.SQLITE_FULL, SQLITE_IOERR, SQLITE_CANTOPEN
 _IDLE_S = 60.0
 
 Result = Any
@@ -258,7 +258,9 @@ class translated:  # noqa: N801 - a context manager that reads as a verb
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if self._writing and code in (_FULL, _IOERR):
             return StoreFull(f"{self._path.name} cannot grow: {error}")
-        return ProfilesUnavailable(f"profile store {self._path.name}: {error}")
+        # Where it is says more than what it is called, if it is looked for in a wrong place.
+        name = self._path if code == _CANTOPEN else self._path.name
+        return ProfilesUnavailable(f"profile store {name}: {error}")
 
 
 def _applied(

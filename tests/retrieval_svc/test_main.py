@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,7 +13,9 @@ from click.testing import CliRunner
 
 from retrieval_svc.__main__ import main
 from shortlist.artifacts import ArtifactStore
+from shortlist.config import StoreConfig
 from shortlist.remote import RemoteRetriever
+from shortlist.stores.opening import open_store
 from tests.retrieval_svc.factory import Catalogue, publish, query
 
 
@@ -32,6 +35,9 @@ async def test_a_shard_serves_until_it_is_told_to_stop(tmp_path: Path, checkout:
         assert ready["event"] == "serving"
         client = RemoteRetriever(f"127.0.0.1:{ready['port']}")
         assert (await client.retrieve(query())).items_searched == 1200
+        await _delete_item(tmp_path, "item-7")  # nothing was written to the workdir's log before
+        while (await client.retrieve(query())).items_searched != 1199:
+            await asyncio.sleep(0.02)
         loaded = _loaded_libraries(process.pid)
         assert any("scann" in library for library in loaded)
         assert not any("tensorflow" in library for library in loaded)
@@ -68,6 +74,12 @@ def test_a_shard_that_cannot_start_says_why_in_one_line(tmp_path: Path, checkout
     assert (done.returncode, done.stdout) == (1, "")
     assert "no current retrieval version in" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def _delete_item(workdir: Path, id: str) -> None:
+    store = open_store(StoreConfig(), workdir)
+    await store.delete_items([id])
+    await store.close()
 
 
 def _loaded_libraries(pid: int) -> set[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -8,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from shortlist.live import CatalogItem
+from shortlist.live import CatalogItem, Changes
 from shortlist.stores import ProfilesUnavailable
 from shortlist.stores.sqlite import SqliteStore
-from tests.contracts.store import TIGHT, StoreContract, a_profile, an_event, assert_same
+from shortlist.tailing import LogTailer
+from tests.contracts.store import (
+    TIGHT,
+    StoreContract,
+    a_profile,
+    all_events,
+    an_event,
+    assert_same,
+)
 
 
 class TestSqliteStore(StoreContract):
@@ -30,14 +39,65 @@ class TestSqliteStore(StoreContract):
         await store.close()
 
 
-async def test_a_missing_file_is_an_unavailable_store_until_it_is_written(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "store.sqlite")
-    for read in (store.get("ann"), store.head(), store.changes(0), store.is_forgotten(["ann"])):
-        with pytest.raises(ProfilesUnavailable, match=r"store\.sqlite"):
+async def test_a_file_that_is_not_there_yet_has_an_empty_log(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    store = SqliteStore(path)
+    found = await store.changes(7)
+    assert (found.sequence, found.head, found.items, len(found.events)) == (7, 7, (), 0)
+    assert await all_events(store) == []
+    assert not path.exists()
+    await store.append([an_event(1)])
+    assert len((await store.changes(0)).events) == await store.head() == 1
+    await store.close()
+
+
+async def test_a_file_that_is_not_there_yet_says_nothing_of_users_and_items(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    store = SqliteStore(path)
+    for read in (store.get("ann"), store.is_forgotten(["ann"]), store.get_items(["a"])):
+        with pytest.raises(ProfilesUnavailable, match=re.escape(str(path))):
             await read
-    assert not (tmp_path / "store.sqlite").exists()
+    assert not path.exists()
+    await store.append([an_event(1)])
+    assert await store.get("bob") is None
+    await store.close()
+
+
+async def test_a_file_whose_tables_are_about_to_be_made_is_not_there_yet(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    store = SqliteStore(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        assert await store.head() == 0
+        with pytest.raises(ProfilesUnavailable, match="yet"):
+            await store.get("ann")
     await store.append([an_event(1)])
     assert await store.head() == 1
+    await store.close()
+
+
+async def test_a_log_is_followed_from_the_moment_that_its_file_appears(tmp_path: Path) -> None:
+    reader, writer = (SqliteStore(tmp_path / "store.sqlite") for _ in range(2))
+    applied: list[Changes] = []
+    tailer = LogTailer(reader, applied.append)
+    await tailer.catch_up()
+    assert (tailer.complete, tailer.position.sequence, applied) == (True, 0, [])
+    tailer.start()
+    await writer.append([an_event(1), an_event(2)])
+    while tailer.position.sequence < 2:
+        await asyncio.sleep(0.01)
+    assert [len(changes.events) for changes in applied] == [2]
+    await tailer.close()
+    await writer.close()
+    await reader.close()
+
+
+async def test_a_folder_that_is_not_there_is_an_unavailable_store(tmp_path: Path) -> None:
+    path = tmp_path / "absent" / "store.sqlite"
+    store = SqliteStore(path)
+    for call in (store.get("ann"), store.head(), store.changes(0), store.append([an_event(1)])):
+        with pytest.raises(ProfilesUnavailable, match=re.escape(str(path))):
+            await call
     await store.close()
 
 
