@@ -1,7 +1,9 @@
 """Immutable, checksummed, atomically published folders: what training hands to serving.
 
     <root>/<tier>/<version>/     files and manifest.json; never changed once it has this name
-    <root>/<tier>/current        the version that serves; swapped atomically
+    <root>/<tier>/current        the version that serves, and which did; swapped atomically
+    <root>/<tier>/rollout        the change of version that is under way, if one is
+    <root>/<tier>/.redeploy      held (flock) by the job that is changing the version
     <root>/<tier>/.staging-*     being written; no reader looks at it
     <root>/<tier>/.lock          held (flock) while a name or the pointer changes
 
@@ -38,6 +40,7 @@ from shortlist.errors import (
     ShortlistError,
 )
 from shortlist.mirror import Mirror
+from shortlist.pointer import Pointer, Promotion, Rollout
 
 __all__ = [
     "Artifact",
@@ -45,14 +48,18 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "PointerMoved",
+    "RolloutUnderWay",
     "StagedArtifact",
     "check_version_name",
 ]
 
 MANIFEST = "manifest.json"
 POINTER = "current"
+ROLLOUT = "rollout"
 
 _LOCK = ".lock"
+_REDEPLOY = ".redeploy"
+_RESERVED = (POINTER, ROLLOUT)
 _STAGING = ".staging-"
 _ALIVE = ".alive"  # beside a staging folder, locked while its writer lives
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -67,6 +74,12 @@ class PointerMoved(ShortlistError):
     """Somebody else promoted a version in the meantime; look again before promoting."""
 
     status_name = "ABORTED"
+
+
+class RolloutUnderWay(ShortlistError):
+    """Another job is changing the version of this tier."""
+
+    status_name = "FAILED_PRECONDITION"
 
 
 class _Record(BaseModel):
@@ -105,9 +118,9 @@ class Artifact:
 def check_version_name(version: str, field: str = "version") -> str:
     """Return `version` if it may name a version, else raise `InvalidField`.
 
-    1 to 128 characters of `[A-Za-z0-9._-]`; not `current`, and no leading dot.
+    1 to 128 characters of `[A-Za-z0-9._-]`; not `current` or `rollout`, and no leading dot.
     """
-    if not _NAME.fullmatch(version) or version.startswith(".") or version == POINTER:
+    if not _NAME.fullmatch(version) or version.startswith(".") or version in _RESERVED:
         raise InvalidField(
             field, f"{version[:140]!r} is not 1 to 128 of [A-Za-z0-9._-], or is reserved"
         )
@@ -162,10 +175,20 @@ class ArtifactStore:
 
     def current(self, tier: str) -> str:
         """The version that serves. Raises `ArtifactNotFound` if none was promoted yet."""
-        version = self._pointer(tier)
-        if version is None:
+        pointer = self._pointer(tier)
+        if pointer is None:
             raise ArtifactNotFound(f"no current {tier} version in {self._where(tier)}")
-        return version
+        return pointer.version
+
+    def history(self, tier: str) -> tuple[Promotion, ...]:
+        """What was promoted when, newest first; empty before the first promotion."""
+        pointer = self._pointer(tier)
+        return pointer.promotions if pointer else ()
+
+    def previous(self, tier: str) -> str | None:
+        """The version to go back to, see `Pointer.previous`; None where there is none."""
+        pointer = self._pointer(tier)
+        return pointer.previous if pointer else None
 
     def versions(self, tier: str) -> list[str]:
         """Published versions, oldest first. They are listed, not verified."""
@@ -183,14 +206,44 @@ class ArtifactStore:
         self.open(tier, version)
         home = self._home(tier)
         with _locked(home / _LOCK):
-            found = self._pointer(tier)
+            before = self._pointer(tier)
+            found = before.version if before else None
             if found != expected:
                 raise PointerMoved(
                     f"current {tier} version is {found}, not {expected}: {version} not promoted"
                 )
-            _replace(home / POINTER, f"{version}\n".encode())
-            if self._mirror:
-                self._mirror.write(tier, POINTER, f"{version}\n".encode())
+            now_ms = time.time_ns() // 1_000_000
+            after = before.promoted(version, now_ms) if before else Pointer.first(version, now_ms)
+            self._write(tier, POINTER, after.render())
+
+    def rollout(self, tier: str) -> Rollout | None:
+        """The change of version that has begun and not ended."""
+        data = self._read(tier, ROLLOUT)
+        try:
+            return Rollout.parse(data) if data else None
+        except ValueError as error:
+            raise ArtifactCorrupt(f"{self._where(tier)}/{ROLLOUT}: {error}") from None
+
+    def set_rollout(self, tier: str, rollout: Rollout | None) -> None:
+        """Write down what is changing, or that nothing is any more, for processes that start."""
+        home = self._home(tier)
+        home.mkdir(parents=True, exist_ok=True)
+        with _locked(home / _LOCK):
+            self._write(tier, ROLLOUT, rollout.render() if rollout else b"")
+
+    @contextmanager
+    def redeploying(self, tier: str) -> Iterator[None]:
+        """Only one job at a time is in here; one that dies has left. Raises `RolloutUnderWay`."""
+        home = self._home(tier)
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = _lock(home / _REDEPLOY, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RolloutUnderWay(f"another job is changing the {tier} version") from None
+        try:
+            yield
+        finally:
+            os.close(handle)
 
     def _publish(self, staged: Path, manifest: Manifest) -> Artifact:
         tier, version = manifest.tier, manifest.version
@@ -227,18 +280,32 @@ class ArtifactStore:
             _fsync_folders(staged.path)
             self._place(staged.path, tier, version)
 
-    def _pointer(self, tier: str) -> str | None:
-        home = self._home(tier)
-        try:
-            text = (
-                self._mirror.read(tier, POINTER) if self._mirror else (home / POINTER).read_bytes()
-            )
-        except FileNotFoundError:
+    def _pointer(self, tier: str) -> Pointer | None:
+        data = self._read(tier, POINTER)
+        if data is None:
             return None
         try:
-            return check_version_name(text.decode("ascii").removesuffix("\n"))
-        except (UnicodeDecodeError, InvalidField):
+            pointer = Pointer.parse(data)
+            for promotion in pointer.promotions:
+                check_version_name(promotion.version)
+            return pointer
+        except (ValueError, InvalidField):
             raise ArtifactCorrupt(f"{self._where(tier)}/{POINTER}: names no version") from None
+
+    def _read(self, tier: str, name: str) -> bytes | None:
+        """A file beside the versions; None where there is none."""
+        try:
+            if self._mirror:
+                return self._mirror.read(check_version_name(tier, "tier"), name)
+            return (self._home(tier) / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _write(self, tier: str, name: str, data: bytes) -> None:
+        """Replace a file beside the versions; to be called under the tier's lock."""
+        _replace(self._home(tier) / name, data)
+        if self._mirror:
+            self._mirror.write(tier, name, data)
 
     def _home(self, tier: str) -> Path:
         return self._root / check_version_name(tier, "tier")

@@ -16,7 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shortlist.artifacts import MANIFEST, Artifact, ArtifactStore, PointerMoved
+from shortlist.artifacts import (
+    MANIFEST,
+    Artifact,
+    ArtifactStore,
+    PointerMoved,
+    RolloutUnderWay,
+)
 from shortlist.errors import (
     ArtifactCorrupt,
     ArtifactNotFound,
@@ -24,6 +30,7 @@ from shortlist.errors import (
     InvalidField,
     ShortlistError,
 )
+from shortlist.pointer import Rollout
 
 FILES = {
     "keys.npy": np.arange(5, dtype=np.uint64),
@@ -517,3 +524,39 @@ class TestPickles:
             with pytest.raises(ArtifactRefused, match=re.escape(name)):
                 staged.publish(meta={})
         assert store.versions("ranking") == []
+
+
+class TestRollouts:
+    def test_promotions_are_remembered_newest_first(self, store: ArtifactStore) -> None:
+        for version, expected in (("v1", None), ("v2", "v1"), ("v1", "v2")):
+            if version not in store.versions("retrieval"):
+                publish(store, version=version)
+            store.promote("retrieval", version, expected=expected)
+        assert [one.version for one in store.history("retrieval")] == ["v1", "v2", "v1"]
+        times = [one.time_ms for one in store.history("retrieval")]
+        assert times == sorted(times, reverse=True)
+        assert store.previous("retrieval") is None
+
+    def test_before_the_first_promotion_there_is_no_history(self, store: ArtifactStore) -> None:
+        assert store.history("retrieval") == ()
+        assert store.previous("retrieval") is None
+        assert store.rollout("retrieval") is None
+
+    def test_a_rollout_is_there_until_it_is_ended(self, store: ArtifactStore) -> None:
+        rollout = Rollout(version="v2", before="v1", step="preparing")
+        store.set_rollout("retrieval", rollout)
+        assert store.rollout("retrieval") == rollout
+        assert store.versions("retrieval") == []
+        store.set_rollout("retrieval", None)
+        assert store.rollout("retrieval") is None
+
+    def test_only_one_job_changes_the_version_of_a_tier(self, store: ArtifactStore) -> None:
+        with (
+            store.redeploying("retrieval"),
+            store.redeploying("ranking"),
+            pytest.raises(RolloutUnderWay, match="retrieval"),
+            store.redeploying("retrieval"),
+        ):
+            pass
+        with store.redeploying("retrieval"):
+            pass
