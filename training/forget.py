@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist.config import Config, StoreConfig
-from shortlist.stores.opening import STORE_FILE, open_store
+from shortlist.stores.opening import STORE_FILE, open_store, store_url
 from training.dataset import Dataset, drop_users
 
 __all__ = ["load_remembered", "take_out_the_forgotten"]
@@ -33,7 +33,7 @@ def load_remembered(workdir: Path, config: Config) -> Dataset:
 
 def take_out_the_forgotten(workdir: Path, config: Config) -> int:
     """Write the data set anew if it has deleted users; returns how many it had."""
-    if not config.store.url and not (workdir / STORE_FILE).exists():
+    if not store_url(config.store) and not (workdir / STORE_FILE).exists():
         return 0  # nothing was ever recorded or deleted
     dataset = Dataset.load(workdir / "dataset")
     gone = asyncio.run(_forgotten(config.store, workdir, dataset.user_ids.to_pylist()))
