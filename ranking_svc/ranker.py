@@ -16,6 +16,7 @@ from ranking_svc.item_table import Rows
 from ranking_svc.live import LiveItemTable
 from ranking_svc.meta import RankingMeta
 from ranking_svc.models import Model, Worth, combine, open_models
+from ranking_svc.models.dcn import SAVED_MODEL_FOLDER
 from ranking_svc.models.ensemble import Ensemble
 from shortlist.admin import LoadedVersion, TierStatus
 from shortlist.artifacts import Artifact, ArtifactStore
@@ -23,6 +24,8 @@ from shortlist.config import RankingConfig
 from shortlist.errors import ArtifactCorrupt, BudgetExceeded, InvalidField, TierUnavailable
 from shortlist.features import FeatureEncoder
 from shortlist.live import Changes
+from shortlist.memory import check_head_room
+from shortlist.starting import starting_versions
 from shortlist.stores import Store
 from shortlist.tiers import (
     Candidates,
@@ -135,6 +138,9 @@ class RankerGeneration:
             tier=TIER, versions=versions, capabilities=(self.engine,), models=tuple(self.models)
         )
 
+    def close(self) -> None:
+        """Nothing goes on in the background."""
+
     def _model(self, name: str) -> Model:
         try:
             return self.models[name or self.default]
@@ -184,6 +190,15 @@ def open_live_table(
     return LiveItemTable.of(table, counts, builder.item, meta.located)
 
 
+def _loaded_bytes(artifact: Artifact, engine: str) -> int:
+    """The size of the files that serving reads; a SavedModel only where that is the engine."""
+    return sum(
+        entry.size
+        for name, entry in artifact.manifest.files.items()
+        if engine == "savedmodel" or SAVED_MODEL_FOLDER not in name.split("/")
+    )
+
+
 def _default_model(wanted: str, meta: RankingMeta, models: Mapping[str, Model]) -> str:
     """`ensemble`, which is everybody's default, gives way where there is only one model."""
     if wanted in models:
@@ -212,17 +227,27 @@ class LocalRanker:
         config: RankingConfig | None = None,
         *,
         live: Store | None = None,
+        memory_factor: float = 0.0,
     ) -> LocalRanker:
-        """Load `version`, or the current one; `live` has the log that it shall follow.
+        """Load `version`, or what `starting_versions` names.
 
-        Raises `ArtifactNotFound` and what `RankerGeneration.open` raises.
+        `live` has the log that it shall follow. Another version is loaded only where
+        `memory_factor` times the size of its files is free. Raises `ArtifactNotFound` and what
+        `RankerGeneration.open` raises.
         """
         config = config or RankingConfig()
 
-        def load(version: str | None) -> RankerGeneration:
+        def first(version: str) -> RankerGeneration:
             return RankerGeneration.open(store.open(TIER, version), config)
 
-        return LocalRanker(LoadedVersions(load(version), load, store=live))
+        def beside(version: str) -> RankerGeneration:
+            artifact = store.open(TIER, version)
+            size = _loaded_bytes(artifact, config.engine)
+            check_head_room(f"{TIER} {version}", size, factor=memory_factor)
+            return RankerGeneration.open(artifact, config)
+
+        versions = starting_versions(store, TIER, version)
+        return LocalRanker(LoadedVersions.starting(versions, first, beside, store=live))
 
     async def start(self) -> None:
         """Catch up with the log and follow it; before the first question. Raises as the store."""
@@ -236,17 +261,17 @@ class LocalRanker:
         """Raises `VersionNotServed`, `InvalidField` for an unknown model, `ScoresNotFinite`, or
         `BudgetExceeded` when it got no turn.
         """
-        generation = self.versions.of(query.model_version)
         asked = time.perf_counter()
+        with self.versions.asked(query.model_version) as generation:
 
-        def answer() -> Scores:
-            waited_ms = (time.perf_counter() - asked) * 1000
-            if query.deadline_ms is not None and waited_ms >= query.deadline_ms:
-                raise BudgetExceeded(f"{query.deadline_ms} ms passed before scoring began")
-            return generation.score(query)
+            def answer() -> Scores:
+                waited_ms = (time.perf_counter() - asked) * 1000
+                if query.deadline_ms is not None and waited_ms >= query.deadline_ms:
+                    raise BudgetExceeded(f"{query.deadline_ms} ms passed before scoring began")
+                return generation.score(query)
 
-        scores = await asyncio.get_running_loop().run_in_executor(self._pool, answer)
-        return replace(scores, log=self.versions.position(generation.version))
+            scores = await asyncio.get_running_loop().run_in_executor(self._pool, answer)
+            return replace(scores, log=self.versions.position(generation.version))
 
     async def status(self) -> RankerStatus:
         active = self.versions.active

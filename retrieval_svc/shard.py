@@ -12,9 +12,12 @@ from typing import TypeVar
 from retrieval_svc.generation import Generation
 from retrieval_svc.live import LiveGeneration
 from retrieval_svc.rows import Keys
+from retrieval_svc.slice_files import slice_bytes
 from retrieval_svc.versions import TIER, LoadedGenerations
-from shortlist.artifacts import ArtifactStore
+from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.errors import BudgetExceeded
+from shortlist.memory import check_head_room
+from shortlist.starting import starting_versions
 from shortlist.stores import Store
 from shortlist.tiers import ItemCards, RetrievedSlice, RetrieveQuery, RetrieverStatus
 
@@ -45,16 +48,28 @@ class LocalRetriever:
         *,
         threads: int = 2,
         live: Store | None = None,
+        memory_factor: float = 0.0,
+        verified: Artifact | None = None,
     ) -> LocalRetriever:
-        """Load one shard of `version`, or of the current one; `live` has the log that it follows.
+        """Load one shard of `version`, or of what `starting_versions` names.
 
+        `live` has the log that it follows. Another version is loaded only where `memory_factor`
+        times the size of its files is free. `verified` is an artifact that the caller has opened.
         Raises `ArtifactNotFound`, `ArtifactCorrupt`, `ArtifactRefused` or `ScannUnavailable`.
         """
 
-        def load(version: str | None) -> LiveGeneration:
-            return LiveGeneration(Generation.open(store.open(TIER, version), shard))
+        def first(version: str) -> LiveGeneration:
+            known = verified if verified and verified.version == version else None
+            return LiveGeneration(Generation.open(known or store.open(TIER, version), shard))
 
-        return cls(LoadedGenerations(load(version), load, store=live), threads=threads)
+        def beside(version: str) -> LiveGeneration:
+            artifact = store.open(TIER, version)
+            what = f"shard {shard} of {TIER} {version}"
+            check_head_room(what, slice_bytes(artifact, shard), factor=memory_factor)
+            return LiveGeneration(Generation.open(artifact, shard))
+
+        versions = starting_versions(store, TIER, version)
+        return cls(LoadedGenerations.starting(versions, first, beside, store=live), threads=threads)
 
     async def start(self) -> None:
         """Catch up with the log and follow it; before the first question. Raises as the store."""
@@ -66,23 +81,23 @@ class LocalRetriever:
 
     async def retrieve(self, query: RetrieveQuery) -> RetrievedSlice:
         """Raises `VersionNotServed`, or `BudgetExceeded` when no thread was free in time."""
-        generation = self.versions.of(query.index_version)
-        known = self.versions.position(query.index_version)  # at least; before it is asked
         expires = _expiry(query.deadline_ms)
+        with self.versions.asked(query.index_version) as generation:
+            known = self.versions.position(generation.version)  # at least; before it is asked
 
-        def answer() -> RetrievedSlice:
-            if time.perf_counter() >= expires:
-                raise BudgetExceeded(f"{query.deadline_ms} ms passed before the search began")
-            return generation.retrieve(query)
+            def answer() -> RetrievedSlice:
+                if time.perf_counter() >= expires:
+                    raise BudgetExceeded(f"{query.deadline_ms} ms passed before the search began")
+                return generation.retrieve(query)
 
-        return replace(await self._in_pool(answer), log=known)
+            return replace(await self._in_pool(answer), log=known)
 
     async def describe(
         self, keys: Keys, fields: tuple[str, ...], index_version: str | None
     ) -> ItemCards:
         """Raises `VersionNotServed`, or `InvalidField` for a feature that the items lack."""
-        generation = self.versions.of(index_version)
-        return await self._in_pool(lambda: generation.describe(keys, fields))
+        with self.versions.asked(index_version) as generation:
+            return await self._in_pool(lambda: generation.describe(keys, fields))
 
     async def status(self) -> RetrieverStatus:
         active = self.versions.active

@@ -26,7 +26,14 @@ from shortlist.artifacts import Artifact
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
 from shortlist.ids import shard_of
 
-__all__ = ["Fusion", "RetrievalMeta", "load_keys", "load_vectors", "slice_folder"]
+__all__ = [
+    "Fusion",
+    "RetrievalMeta",
+    "load_keys",
+    "load_vectors",
+    "slice_bytes",
+    "slice_folder",
+]
 
 _UNIT_TOLERANCE = 1e-3
 
@@ -79,6 +86,16 @@ class RetrievalMeta(BaseModel):
 def slice_folder(artifact: Path, shard: int) -> Path:
     """Where the files of a shard are; the trainer writes them there."""
     return artifact / f"shard-{shard:05d}"
+
+
+def slice_bytes(artifact: Artifact, shard: int) -> int:
+    """The size of the files that a shard reads: its own, and those that are everybody's."""
+    mine = slice_folder(Path(), shard).name
+    return sum(
+        entry.size
+        for name, entry in artifact.manifest.files.items()
+        if not name.startswith("shard-") or name.partition("/")[0] == mine
+    )
 
 
 def load_keys(path: Path, meta: RetrievalMeta, shard: int) -> Keys:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from shortlist.admin import LoadedVersion, TierStatus
-from shortlist.errors import VersionNotServed
+from shortlist.errors import ShortlistError, VersionNotServed
 from shortlist.live import Changes
 from shortlist.stores import Store
 from shortlist.tailing import LogTailer
 from shortlist.tiers import LogPosition
 
 __all__ = ["LoadedVersions", "Servable"]
+
+_log = logging.getLogger(__name__)
+
+_DRAIN_S = 30.0  # for a version's last requests; every request has a deadline long before
+_LOOK_EVERY_S = 0.01
 
 
 class Servable(Protocol):
@@ -37,6 +45,10 @@ class Servable(Protocol):
 
     def describe_tier(self, versions: tuple[LoadedVersion, ...]) -> TierStatus: ...
 
+    def close(self) -> None:
+        """Stop what goes on in the background; nobody asks any more."""
+        ...
+
 
 S = TypeVar("S", bound=Servable)
 
@@ -54,6 +66,32 @@ class LoadedVersions(Generic[S]):
         self._load = load
         self._store = store
         self._tailers: dict[str, LogTailer] = {}
+        self._asked: Counter[str] = Counter()  # requests that a version is answering
+
+    @classmethod
+    def starting(
+        cls,
+        versions: Sequence[str],
+        first: Callable[[str], S],
+        load: Callable[[str], S],
+        *,
+        store: Store | None = None,
+    ) -> LoadedVersions[S]:
+        """Load all of `versions` by `first`; the first that loads is active. See `__init__`.
+
+        Raises what loading raised when none loads.
+        """
+        loaded: list[S] = []
+        for version in versions:
+            try:
+                loaded.append(first(version))
+            except ShortlistError as error:
+                if not loaded and version == versions[-1]:
+                    raise
+                _log.error("%s does not load: %s", version, error)
+        started = cls(loaded[0], load, store=store)
+        started._loaded = {one.version: one for one in loaded}
+        return started
 
     @property
     def active(self) -> S:
@@ -68,7 +106,8 @@ class LoadedVersions(Generic[S]):
 
         To be called before the active version is asked. Raises what the store raises.
         """
-        await self._follow(self._active)
+        for one in self.loaded:
+            await self._follow(one)
 
     async def close(self) -> None:
         """Follow no longer."""
@@ -87,9 +126,19 @@ class LoadedVersions(Generic[S]):
                 f"version {version} is not served here; served: {', '.join(self._loaded)}"
             ) from None
 
+    @contextmanager
+    def asked(self, version: str | None) -> Iterator[S]:
+        """What `of` returns, which is not unloaded before the block ends."""
+        one = self.of(version)
+        self._asked[one.version] += 1
+        try:
+            yield one
+        finally:
+            self._asked[one.version] -= 1
+
     def position(self, version: str | None = None) -> LogPosition:
         """How much of the log `version`, or the active one, knows; without a store nothing."""
-        tailer = self._tailers.get(self.of(version).version)
+        tailer = self._tailers.get(version or self._active.version)
         return tailer.position if tailer else LogPosition()
 
     def status(self) -> TierStatus:
@@ -106,11 +155,23 @@ class LoadedVersions(Generic[S]):
         return previous.version
 
     async def retire(self, version: str) -> None:
-        if self.of(version) is self._active:
+        """Nobody new may ask; it is unloaded when the last who did has an answer."""
+        one = self.of(version)
+        if one is self._active:
             raise VersionNotServed(f"{version} is active; activate another version first")
         del self._loaded[version]
+        await self._until_idle(version)
         if tailer := self._tailers.pop(version, None):
             await tailer.close()
+        await asyncio.to_thread(one.close)
+
+    async def _until_idle(self, version: str) -> None:
+        for _ in range(int(_DRAIN_S / _LOOK_EVERY_S)):
+            if not self._asked[version]:
+                del self._asked[version]
+                return
+            await asyncio.sleep(_LOOK_EVERY_S)
+        _log.error("%s still answers %d requests", version, self._asked[version])
 
     async def _follow(self, one: S) -> None:
         if self._store is None or one.version in self._tailers:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from dataclasses import dataclass
 
@@ -11,10 +12,11 @@ from shortlist.live import Changes
 from shortlist.versions import LoadedVersions
 
 
-@dataclass(frozen=True)
+@dataclass
 class Servable:
     version: str
     log_sequence: int = 0
+    closed: bool = False
 
     def apply(self, changes: Changes) -> None:
         return None
@@ -26,6 +28,9 @@ class Servable:
 
     def describe_tier(self, versions: tuple[LoadedVersion, ...]) -> TierStatus:
         return TierStatus(tier="toys", versions=versions, capabilities=())
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class Shelf:
@@ -123,3 +128,39 @@ async def test_a_failed_load_leaves_everything_as_it_was(
     with pytest.raises(ArtifactNotFound, match="v9"):
         await versions.prepare("v9")
     assert served(versions) == {"v1": True}
+
+
+async def test_a_version_is_not_unloaded_while_somebody_asks_it(
+    versions: LoadedVersions[Servable],
+) -> None:
+    await versions.prepare("v2")
+    await versions.activate("v2")
+    with versions.asked("v1") as one:
+        retiring = asyncio.create_task(versions.retire("v1"))
+        await asyncio.sleep(0.05)
+        assert not retiring.done()
+        assert not one.closed
+        with pytest.raises(VersionNotServed, match="v1 is not served here"):
+            versions.of("v1")  # nobody new may ask
+        assert versions.position("v1").sequence == 0  # who asks may still say what it knew
+    await retiring
+    assert one.closed
+
+
+async def test_a_version_that_was_unloaded_can_be_loaded_again(
+    versions: LoadedVersions[Servable], shelf: Shelf
+) -> None:
+    await versions.prepare("v2")
+    await versions.retire("v2")
+    await versions.prepare("v2")
+    assert shelf.loads == ["v2", "v2"]
+    assert not versions.of("v2").closed
+
+
+def test_a_process_that_starts_serves_the_first_version_that_loads(shelf: Shelf) -> None:
+    started = LoadedVersions.starting(["v2", "v1"], shelf.load, shelf.load)
+    assert served(started) == {"v2": True, "v1": False}
+    started = LoadedVersions.starting(["v9", "v1"], shelf.load, shelf.load)
+    assert served(started) == {"v1": True}
+    with pytest.raises(ArtifactNotFound, match="v9"):
+        LoadedVersions.starting(["v9"], shelf.load, shelf.load)
