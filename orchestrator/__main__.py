@@ -50,7 +50,8 @@ def main(arguments: ServiceArguments, shards: tuple[str, ...], rankers: tuple[st
     It starts before its tiers do, and while one is away its answers say what is missing. One JSON
     line on stdout names the port; SIGTERM or Ctrl-C lets running requests end and stops it.
 
-    It answers shortlist.v1.Orchestrator, Events, Catalog, Admin (status), health and reflection.
+    It answers shortlist.v1.Orchestrator, Events, Catalog, Rollout, Admin (status), health and
+    reflection.
     """
     if arguments.workdir is None:
         raise click.UsageError("give --workdir: it holds the configuration and the profiles")

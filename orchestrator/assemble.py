@@ -32,6 +32,7 @@ from orchestrator.rank import Rank
 from orchestrator.replicas import Replicas
 from orchestrator.respond import Respond, RespondRanking, RespondSimilar
 from orchestrator.retrieve import ItemKnown, Retrieve
+from orchestrator.rollout import Rollout
 from orchestrator.slate import Slate
 from orchestrator.versions import IndexVersionTracker
 from shortlist.config import Config
@@ -83,7 +84,7 @@ def assemble(
             retrieve,
             blend,
             Filters(filters),
-            Rank(scorers),
+            Rank(scorers, models),
             describe,
             Slate(describe),
             Respond(),
@@ -93,7 +94,7 @@ def assemble(
         [
             ReadProfile(profiles, config.serving.history_length),
             LookUp(fanout, gone),
-            Rank(scorers),
+            Rank(scorers, models),
             RespondRanking(),
         ]
     )
@@ -139,3 +140,4 @@ def assemble(
         live=live,
         close=close,
     )
+        rollout=Rollout(versions, models),

@@ -1,14 +1,16 @@
-"""Which rankers the ranking tier offers, so that a request is never sent one that it lacks."""
+"""Which ranking version requests name, and which rankers it offers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from orchestrator.budget import Deadline
 from orchestrator.replicas import Replicas
+from orchestrator.versions import choose_version
 from shortlist.errors import ShortlistError
-from shortlist.tiers import Ranker
+from shortlist.tiers import Ranker, RankerStatus
 
 __all__ = ["RankerModels"]
 
@@ -22,28 +24,75 @@ class RankerModels:
 
     def __init__(self, rankers: Replicas[Ranker]) -> None:
         self._rankers = rankers
-        self._offered: frozenset[str] | None = None
+        self._current = ""
+        # By version what every replica in reach that holds it offers; None = none of them says.
+        self._offered: dict[str, frozenset[str] | None] = {}
+        self._held: frozenset[str] = frozenset()
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @property
+    def current(self) -> str:
+        """The version to name in every query; "" until a ranker was reached."""
+        return self._current
 
     @property
     def offered(self) -> frozenset[str] | None:
-        """What every replica in reach offers; None while none said what it offers."""
-        return self._offered
+        """What every replica in reach offers of it; None while none said what it offers."""
+        return self.offered_by("")
 
-    async def refresh(self) -> None:
-        """Ask every replica. What was known stays while none answers."""
-        answers = await asyncio.gather(*(_models(one) for one in self._rankers.all))
-        reached = [models for models in answers if models is not None]
-        if reached:
-            self._offered = frozenset.intersection(*reached)
+    def offered_by(self, version: str) -> frozenset[str] | None:
+        """What `version` ("" = the current one) offers; None = not known."""
+        return self._offered.get(version or self._current)
+
+    def held_by_all(self, version: str) -> bool:
+        """Whether every replica that the last refresh reached has `version` in memory."""
+        return version in self._held
+
+    async def refresh(self, *, anew: bool = False) -> None:
+        """Ask every replica. Concurrent callers share one round; a round `anew` begins after the
+        call. What was known stays while none answers."""
+        if anew and self._refreshing is not None:
+            await asyncio.wait([self._refreshing])
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh())
+        await asyncio.wait([self._refreshing])
+
+    async def close(self) -> None:
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
+
+    async def _refresh(self) -> None:
+        answers = await asyncio.gather(*map(_status, self._rankers.all))
+        reached = [answer for answer in answers if answer is not None]
+        if not reached:
+            return
+        held = [{one.model_version: one for one in (status, *status.others)} for status in reached]
+        self._held = frozenset.intersection(*map(frozenset, held))
+        self._offered = {
+            version: _common(one[version] for one in held if version in one)
+            for version in dict.fromkeys(version for one in held for version in one)
+        }
+        # Rankers are replicas of each other: a version that any of them answers with will do.
+        active = {status.model_version for status in reached}
+        version = choose_version([active], self._current or None)
+        if version is not None and version != self._current:
+            _log.info("ranking version %s is now served", version)
+            self._current = version
 
 
-async def _models(ranker: Ranker) -> frozenset[str] | None:
+def _common(statuses: Iterable[RankerStatus]) -> frozenset[str] | None:
+    """One that lists no rankers just does not say: it has its default at least."""
+    listed = [frozenset(status.models) for status in statuses if status.models]
+    return frozenset.intersection(*listed) if listed else None
+
+
+async def _status(ranker: Ranker) -> RankerStatus | None:
     try:
         async with Deadline.after(_STATUS_MS).enforced():
-            # One that lists none just does not say: it has its default at least.
-            return frozenset((await ranker.status()).models) or None
+            return await ranker.status()
     except ShortlistError as error:
-        _log.debug("%s does not say what it offers: %s", ranker.name, error)
+        _log.debug("%s does not say what it serves: %s", ranker.name, error)
     except Exception:
-        _log.exception("%s does not say what it offers", ranker.name)
+        _log.exception("%s does not say what it serves", ranker.name)
     return None

@@ -18,6 +18,7 @@ from orchestrator.models import RankerModels
 from orchestrator.opening import RequestOpener
 from orchestrator.profile import anonymous
 from orchestrator.rail import PopularRail
+from orchestrator.rollout import Rollout
 from orchestrator.stages import Ask, Draft, Stage
 from orchestrator.validation import check_batch
 from orchestrator.versions import IndexVersionTracker, ServedIndex
@@ -97,6 +98,7 @@ class Recommender(TakesChanges):
         self._rankings = rankings
         self._similar = similar
         self._serving = serving
+        rollout: Rollout,
         self._opener = opener
         self._versions = versions
         self._rail = rail
@@ -109,6 +111,7 @@ class Recommender(TakesChanges):
         """What the shards serve; None until one was reached."""
         return self._versions.current
 
+        self.rollout = rollout
     @property
     def log_position(self) -> LogPosition:
         """How much of the change log this orchestrator itself knows."""
@@ -147,6 +150,7 @@ class Recommender(TakesChanges):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+        await self._models.close()
 
     async def recommend(self, request: PageRequest, *, deadline_ms: float | None = None) -> Page:
         """One page. `deadline_ms` is what is left of the caller's deadline.

@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from orchestrator.behind import behind, with_log
+from orchestrator.budget import Deadline
+from orchestrator.models import RankerModels
 from orchestrator.replicas import Replicas
 from orchestrator.stages import BLEND_ORDER, Counts, Draft
 from shortlist.errors import ShortlistError, TierUnavailable, VersionNotServed
@@ -27,8 +29,9 @@ class Rank:
 
     name = "rank"
 
-    def __init__(self, rankers: Replicas[Ranker]) -> None:
+    def __init__(self, rankers: Replicas[Ranker], models: RankerModels) -> None:
         self._rankers = rankers
+        self._models = models
 
     async def run(self, draft: Draft) -> tuple[Draft, Counts]:
         counts = Counts(items_in=len(draft.candidates), items_out=len(draft.candidates))
@@ -52,13 +55,28 @@ class Rank:
         return _ordered(draft, scores), counts
 
     async def _score(self, draft: Draft) -> Scores:
+        """From the version that the listing is pinned to, else the current one. Rankers that lack
+        that one have moved on since they were last asked what they serve."""
         deadline = draft.ask.budgets.ranking()
+        pinned, current = draft.ask.listing.ranking_version, self._models.current
+        try:
+            return await self._score_by(draft, pinned or current, deadline)
+        except VersionNotServed:
+            if pinned:
+                raise
+            async with deadline.enforced():
+                await self._models.refresh()
+            if self._models.current == current:
+                raise
+            return await self._score_by(draft, self._models.current, deadline)
+
+    async def _score_by(self, draft: Draft, version: str, deadline: Deadline) -> Scores:
         query = ScoreQuery(
             request_id=draft.ask.request_id,
             user=draft.user,
             candidates=draft.candidates,
             model=draft.ask.ranker,
-            model_version=draft.ask.listing.ranking_version or None,
+            model_version=version or None,
         )
 
         async def ask(ranker: Ranker) -> Scores:

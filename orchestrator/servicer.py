@@ -12,6 +12,7 @@ from orchestrator.admin import FollowingTier
 from orchestrator.catalog_servicer import CatalogServicer
 from orchestrator.events_servicer import EventsServicer
 from orchestrator.pipeline import Recommender
+from orchestrator.rollout_servicer import RolloutServicer
 from shortlist.admin import AdminServicer
 from shortlist.errors import InvalidField, ShortlistError
 from shortlist.page import (
@@ -37,6 +38,7 @@ from shortlist.v1 import (
     events_pb2_grpc,
     orchestrator_pb2,
     orchestrator_pb2_grpc,
+    rollout_pb2_grpc,
 )
 from shortlist.wire import attributes_to_proto
 
@@ -94,6 +96,7 @@ def add_services(server: Server, recommender: Recommender) -> None:
     )
     events_pb2_grpc.add_EventsServicer_to_server(EventsServicer(recommender), registry)
     catalog_pb2_grpc.add_CatalogServicer_to_server(CatalogServicer(recommender), registry)
+    rollout_pb2_grpc.add_RolloutServicer_to_server(RolloutServicer(recommender.rollout), registry)
     admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(FollowingTier(recommender)), registry)
 
 

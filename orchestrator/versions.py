@@ -60,8 +60,11 @@ class IndexVersionTracker:
         """`current`, asking the shards first when none was ever reached."""
         return self._current or await self.refresh(deadline)
 
-    async def refresh(self, deadline: Deadline) -> ServedIndex | None:
-        """Ask every replica what it serves. Concurrent callers share one round of questions."""
+    async def refresh(self, deadline: Deadline, *, anew: bool = False) -> ServedIndex | None:
+        """Ask every replica what it serves. Concurrent callers share one round of questions; a
+        round `anew` begins after the call."""
+        if anew and self._refreshing is not None:
+            await asyncio.wait([self._refreshing], timeout=deadline.remaining_ms / 1000)
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._refresh())
         # The round outlives a caller whose deadline is short: the next one profits from it.

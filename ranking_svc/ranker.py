@@ -131,6 +131,8 @@ class RankerGeneration:
             items=items,
             items_total=items,
             watermark_ms=self.watermark_ms,
+            capabilities=(self.engine,),
+            models=tuple(self.models),
         )
 
     def describe_tier(self, versions: tuple[LoadedVersion, ...]) -> TierStatus:
@@ -274,14 +276,17 @@ class LocalRanker:
             return replace(scores, log=self.versions.position(generation.version))
 
     async def status(self) -> RankerStatus:
-        active = self.versions.active
+        active, *others = map(self._status, self.versions.active_first)
+        return replace(active, others=tuple(others))
+
+    def _status(self, one: RankerGeneration) -> RankerStatus:
         return RankerStatus(
-            model_version=active.version,
-            engine=active.engine,
-            items=active.table.size,
-            watermark_ms=active.watermark_ms,
-            models=tuple(active.models),
-            log=self.versions.position(),
+            model_version=one.version,
+            engine=one.engine,
+            items=one.table.size,
+            watermark_ms=one.watermark_ms,
+            models=tuple(one.models),
+            log=self.versions.position(one.version),
         )
 
     async def close(self) -> None:

@@ -169,6 +169,7 @@ class Generation:
             items=(snapshot or self.published).items,
             items_total=self.items_total,
             watermark_ms=self.watermark_ms,
+            capabilities=tuple(self.sources),
         )
 
     def describe_tier(self, versions: tuple[LoadedVersion, ...]) -> TierStatus:

@@ -100,24 +100,27 @@ class LocalRetriever:
             return await self._in_pool(lambda: generation.describe(keys, fields))
 
     async def status(self) -> RetrieverStatus:
-        active = self.versions.active
-        published = active.generation
-        return RetrieverStatus(
-            shard=published.shard,
-            shards=published.shards,
-            index_version=published.version,
-            items=active.snapshot.items,
-            items_total=published.items_total,
-            sources=tuple(published.sources),
-            watermark_ms=published.watermark_ms,
-            log=self.versions.position(),
-        )
+        active, *others = map(self._status, self.versions.active_first)
+        return replace(active, others=tuple(others))
 
     async def close(self) -> None:
         await self.versions.close()
         for one in self.versions.loaded:
             await asyncio.to_thread(one.close)
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _status(self, one: LiveGeneration) -> RetrieverStatus:
+        published = one.generation
+        return RetrieverStatus(
+            shard=published.shard,
+            shards=published.shards,
+            index_version=published.version,
+            items=one.snapshot.items,
+            items_total=published.items_total,
+            sources=tuple(published.sources),
+            watermark_ms=published.watermark_ms,
+            log=self.versions.position(published.version),
+        )
 
     async def _in_pool(self, work: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)

@@ -32,6 +32,8 @@ class LoadedVersion:
     items_total: int  # over all shards of it
     watermark_ms: int  # newest event it was trained on
     log: LogPosition = field(default_factory=LogPosition)
+    capabilities: tuple[str, ...] = ()  # its sources (retrieval) or the engine (ranking)
+    models: tuple[str, ...] = ()  # its rankers (ranking)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,8 @@ def _versions_to_proto(versions: Sequence[LoadedVersion]) -> list[admin_pb2.Load
             items_total=one.items_total,
             log_sequence=one.log.sequence,
             lag_ms=one.log.lag_ms,
+            capabilities=one.capabilities,
+            models=one.models,
         )
         for one in versions
     ]

@@ -7,6 +7,7 @@ in one table.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -198,36 +199,42 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
 
 
 def _retriever_status(message: admin_pb2.GetStatusResponse) -> RetrieverStatus:
-    active = _active(message)
-    return RetrieverStatus(
-        shard=message.shard,
-        shards=message.shards,
-        index_version=active.version,
-        items=active.items,
-        items_total=active.items_total,
-        sources=tuple(message.capabilities),
-        watermark_ms=active.watermark_ms,
-        log=LogPosition(sequence=active.log_sequence, lag_ms=active.lag_ms),
-    )
+    def status(one: admin_pb2.LoadedVersion) -> RetrieverStatus:
+        return RetrieverStatus(
+            shard=message.shard,
+            shards=message.shards,
+            index_version=one.version,
+            items=one.items,
+            items_total=one.items_total,
+            sources=tuple(one.capabilities or message.capabilities),
+            watermark_ms=one.watermark_ms,
+            log=LogPosition(sequence=one.log_sequence, lag_ms=one.lag_ms),
+        )
+
+    active, *others = map(status, _active_first(message))
+    return replace(active, others=tuple(others))
 
 
 def _ranker_status(message: admin_pb2.GetStatusResponse) -> RankerStatus:
-    active = _active(message)
-    return RankerStatus(
-        model_version=active.version,
-        engine=next(iter(message.capabilities), ""),
-        items=active.items,
-        watermark_ms=active.watermark_ms,
-        models=tuple(message.models),
-        log=LogPosition(sequence=active.log_sequence, lag_ms=active.lag_ms),
-    )
+    def status(one: admin_pb2.LoadedVersion) -> RankerStatus:
+        return RankerStatus(
+            model_version=one.version,
+            engine=next(iter(one.capabilities or message.capabilities), ""),
+            items=one.items,
+            watermark_ms=one.watermark_ms,
+            models=tuple(one.models or message.models),
+            log=LogPosition(sequence=one.log_sequence, lag_ms=one.lag_ms),
+        )
+
+    active, *others = map(status, _active_first(message))
+    return replace(active, others=tuple(others))
 
 
-def _active(message: admin_pb2.GetStatusResponse) -> admin_pb2.LoadedVersion:
-    for version in message.versions:
-        if version.active:
-            return version
-    raise TierUnavailable(f"a {message.tier} process has no active version")
+def _active_first(message: admin_pb2.GetStatusResponse) -> list[admin_pb2.LoadedVersion]:
+    versions = sorted(message.versions, key=lambda one: not one.active)
+    if not versions or not versions[0].active:
+        raise TierUnavailable(f"a {message.tier} process has no active version")
+    return versions
 
 
 def _violations(error: Any) -> list[tuple[str, str]]:

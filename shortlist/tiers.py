@@ -171,6 +171,8 @@ class RetrieverStatus:
     sources: tuple[str, ...]
     watermark_ms: int  # newest event the version was trained on
     log: LogPosition = LogPosition()
+    # What it would say if another of the versions in its memory were the active one.
+    others: tuple[RetrieverStatus, ...] = ()
 
 
 class Retriever(Protocol):
@@ -256,6 +258,8 @@ class RankerStatus:
     watermark_ms: int
     models: tuple[str, ...] = ()  # the rankers that a query may name
     log: LogPosition = LogPosition()
+    # What it would say if another of the versions in its memory were the active one.
+    others: tuple[RankerStatus, ...] = ()
 
 
 class Ranker(Protocol):

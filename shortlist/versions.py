@@ -101,6 +101,11 @@ class LoadedVersions(Generic[S]):
     def loaded(self) -> tuple[S, ...]:
         return tuple(self._loaded.values())
 
+    @property
+    def active_first(self) -> tuple[S, ...]:
+        """What is loaded, the active one first."""
+        return (self._active, *(one for one in self.loaded if one is not self._active))
+
     async def start(self) -> None:
         """Catch up with the log, then follow it. A second start does nothing.
 
@@ -142,7 +147,7 @@ class LoadedVersions(Generic[S]):
         return tailer.position if tailer else LogPosition()
 
     def status(self) -> TierStatus:
-        return self._active.describe_tier(tuple(map(self._describe, self._loaded.values())))
+        return self._active.describe_tier(tuple(map(self._describe, self.loaded)))
 
     async def prepare(self, version: str) -> None:
         if version not in self._loaded:

@@ -48,6 +48,8 @@ class LoadedVersion(_message.Message):
     ITEMS_TOTAL_FIELD_NUMBER: _builtins.int
     LOG_SEQUENCE_FIELD_NUMBER: _builtins.int
     LAG_MS_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version name as published."""
     active: _builtins.bool
@@ -62,6 +64,14 @@ class LoadedVersion(_message.Message):
     """Position in the change log that this version has reached."""
     lag_ms: _builtins.int
     """How long ago it knew that it had everything, milliseconds."""
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its sources (retrieval), or the engine in use (ranking)."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its rankers that a ScoreRequest may name; empty outside ranking."""
+
     def __init__(
         self,
         *,
@@ -72,10 +82,12 @@ class LoadedVersion(_message.Message):
         items_total: _builtins.int = ...,
         log_sequence: _builtins.int = ...,
         lag_ms: _builtins.int = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "items", b"items", "items_total", b"items_total", "lag_ms", b"lag_ms", "log_sequence", b"log_sequence", "version", b"version", "watermark_ms", b"watermark_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "capabilities", b"capabilities", "items", b"items", "items_total", b"items_total", "lag_ms", b"lag_ms", "log_sequence", b"log_sequence", "models", b"models", "version", b"version", "watermark_ms", b"watermark_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from shortlist.page import Page, PageRequest
 from shortlist.schema import Schema
 from shortlist.stores import Profile, ProfileStore, Store
 from shortlist.stores.memory import MemoryProfileStore
+from shortlist.telemetry import Watches
 from shortlist.tiers import (
     Floats,
     History,
@@ -145,7 +146,7 @@ class ArrayShard:
 
     async def status(self) -> RetrieverStatus:
         await self._misbehave(self.fails)
-        return RetrieverStatus(
+        active = RetrieverStatus(
             shard=self.shard,
             shards=self.shards,
             index_version=self.version,
@@ -155,6 +156,8 @@ class ArrayShard:
             watermark_ms=WATERMARK_MS,
             log=await self._position(),
         )
+        others = tuple(replace(active, index_version=version) for version in self.also)
+        return replace(active, others=others)
 
     async def close(self) -> None:
         self.closed = True
@@ -223,7 +226,8 @@ class KeyRanker:
 
     def __init__(self, version: str = "r1") -> None:
         self.name = f"ranker/{version}"
-        self.version = version
+        self.version = version  # active
+        self.also: tuple[str, ...] = ()  # served as well when pinned
         self.models: tuple[str, ...] = ("key", "upside_down")
         self.fails: Exception | None = None
         self.answers: Floats | None = None  # instead of the true scores
@@ -237,21 +241,24 @@ class KeyRanker:
             await asyncio.sleep(self.delay_s)
         if self.fails is not None:
             raise self.fails
-        if query.model_version not in (None, self.version):
+        version = query.model_version or self.version
+        if version not in (self.version, *self.also):
             raise VersionNotServed(f"this ranker serves {self.version}, not {query.model_version}")
         model = query.model or self.models[0]
         if model not in self.models:
             raise InvalidField("model", f"unknown ranker {model!r}")
         scores = scores_by_key(query.candidates.keys) if self.answers is None else self.answers
         sign = -1 if model == "upside_down" else 1
-        return Scores(model_version=self.version, scores=sign * scores, model=model)
+        return Scores(model_version=version, scores=sign * scores, model=model)
 
     async def status(self) -> RankerStatus:
         if self.fails is not None:
             raise self.fails
-        return RankerStatus(
+        active = RankerStatus(
             model_version=self.version, engine="key", items=0, watermark_ms=0, models=self.models
         )
+        others = tuple(replace(active, model_version=version) for version in self.also)
+        return replace(active, others=others)
 
     async def close(self) -> None:
         self.closed = True
@@ -274,7 +281,10 @@ class FixedVersion:
                 version=tier.version, active=True, items=0, items_total=0, watermark_ms=0
             )
             return TierStatus(
-                tier="ranking", versions=(loaded,), capabilities=("key",), models=tier.models
+                tier="ranking",
+                versions=_with_others(loaded, tier.also),
+                capabilities=("key",),
+                models=tier.models,
             )
         loaded = LoadedVersion(
             version=tier.version,
@@ -285,7 +295,7 @@ class FixedVersion:
         )
         return TierStatus(
             tier="retrieval",
-            versions=(loaded,),
+            versions=_with_others(loaded, tier.also),
             capabilities=tier.sources,
             shard=tier.shard,
             shards=tier.shards,
@@ -299,6 +309,10 @@ class FixedVersion:
 
     async def retire(self, version: str) -> None:
         raise NotImplementedYet(version)
+
+
+def _with_others(active: LoadedVersion, others: tuple[str, ...]) -> tuple[LoadedVersion, ...]:
+    return (active, *(replace(active, version=version, active=False) for version in others))
 
 
 @dataclass
@@ -367,6 +381,7 @@ def a_world(
     store: Store | None = None,
     replicas: int = 1,
     rankers: int = 1,
+    watches: Watches | None = None,
 ) -> World:
     """Users `ann` (20 items of history) and `bob` (2); `now` is a day after the watermark."""
     catalogue = Catalogue.of(items)
@@ -387,6 +402,7 @@ def a_world(
         store=store,
         schema=SCHEMA,
         clock=lambda: NOW_MS / 1000,
+        watches=watches,
     )
     return World(
         catalogue=catalogue,

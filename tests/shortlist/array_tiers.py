@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class ArrayRetriever:
         )
 
     async def status(self) -> RetrieverStatus:
-        return RetrieverStatus(
+        active = RetrieverStatus(
             shard=1,
             shards=2,
             index_version=VERSION,
@@ -100,6 +101,8 @@ class ArrayRetriever:
             sources=("forward", "backward"),
             watermark_ms=WATERMARK_MS,
         )
+        beside = replace(active, index_version="v0", items=3, sources=("forward",))
+        return replace(active, others=(beside,))
 
     async def close(self) -> None: ...
 
@@ -108,7 +111,10 @@ class ArrayRetriever:
             tier="retrieval",
             shard=1,
             shards=2,
-            versions=(_loaded(VERSION, len(self._keys)), _loaded("v0", 3, active=False)),
+            versions=(
+                _loaded("v0", 3, active=False, capabilities=("forward",)),
+                _loaded(VERSION, len(self._keys)),
+            ),
             capabilities=("forward", "backward"),
         )
 
@@ -157,20 +163,25 @@ class ArrayRanker:
         )
 
     async def status(self) -> RankerStatus:
-        return RankerStatus(
+        active = RankerStatus(
             model_version=VERSION,
             engine="array",
             items=100,
             watermark_ms=WATERMARK_MS,
             models=MODELS,
         )
+        beside = replace(active, model_version="v0", items=50, models=MODELS[:1])
+        return replace(active, others=(beside,))
 
     async def close(self) -> None: ...
 
     def tier_status(self) -> TierStatus:
         return TierStatus(
             tier="ranking",
-            versions=(_loaded(VERSION, 100),),
+            versions=(
+                _loaded(VERSION, 100),
+                _loaded("v0", 50, active=False, models=MODELS[:1]),
+            ),
             capabilities=("array",),
             models=MODELS,
         )
@@ -221,7 +232,20 @@ class FixedTier:
     async def retire(self, version: str) -> None: ...
 
 
-def _loaded(version: str, items: int, *, active: bool = True) -> LoadedVersion:
+def _loaded(
+    version: str,
+    items: int,
+    *,
+    active: bool = True,
+    capabilities: tuple[str, ...] = (),
+    models: tuple[str, ...] = (),
+) -> LoadedVersion:
     return LoadedVersion(
-        version=version, active=active, items=items, items_total=100, watermark_ms=WATERMARK_MS
+        version=version,
+        active=active,
+        items=items,
+        items_total=100,
+        watermark_ms=WATERMARK_MS,
+        capabilities=capabilities,
+        models=models,
     )
