@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shortlist.process import CONTEXT, ServiceArguments, serve, service_options
+from shortlist.process import CONTEXT, ServiceArguments, service_options
 
 if TYPE_CHECKING:
     from orchestrator.pipeline import Recommender
@@ -66,6 +66,7 @@ async def _run(
     shards: list[list[str]],
     rankers: list[list[str]],
 ) -> None:
+    from orchestrator.admin import FollowingTier
     from orchestrator.servicer import add_services
 
     if shards:
@@ -74,11 +75,13 @@ async def _run(
     else:
         from orchestrator.embedded import embedded
 
-        recommender = await embedded(workdir, artifacts=arguments.artifacts)
+        recommender = await embedded(
+            workdir, artifacts=arguments.artifacts, watches=arguments.watches
+        )
     async with recommender:
         server = arguments.server()
         add_services(server, recommender)
-        await serve(server)
+        await arguments.serve(server, FollowingTier(recommender).status)
 
 
 def _distributed(
@@ -98,6 +101,7 @@ def _distributed(
         store,
         store=store,
         schema=Schema.load(workdir / "schema.yaml"),
+        watches=arguments.watches,
     )
 
 

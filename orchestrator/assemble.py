@@ -38,6 +38,7 @@ from orchestrator.versions import IndexVersionTracker
 from shortlist.config import Config
 from shortlist.schema import Schema
 from shortlist.stores import ProfileStore, Store
+from shortlist.telemetry import Watches
 from shortlist.tiers import Ranker, Retriever
 
 __all__ = ["assemble"]
@@ -52,6 +53,7 @@ def assemble(
     store: Store | None = None,
     schema: Schema | None = None,
     clock: Callable[[], float] = time.time,
+    watches: Watches | None = None,
 ) -> Recommender:
     """Put the parts together; nothing is asked before `Recommender.start`.
 
@@ -63,7 +65,9 @@ def assemble(
         schema: event types and features; without one every type counts as 1, and any attribute is
             taken.
         clock: seconds since 1970, for requests that name no time.
+        watches: hear of every page and event; without, nobody does.
     """
+    watches = watches or Watches()
     groups = [Replicas(replicas) for replicas in shards]
     scorers = Replicas(rankers)
     versions = IndexVersionTracker(groups)
@@ -88,7 +92,9 @@ def assemble(
             describe,
             Slate(describe),
             Respond(),
-        ]
+        ],
+        name="recommend",
+        watch=watches.pages,
     )
     rankings = Pipeline(
         [
@@ -96,7 +102,9 @@ def assemble(
             LookUp(fanout, gone),
             Rank(scorers, models),
             RespondRanking(),
-        ]
+        ],
+        name="rank",
+        watch=watches.pages,
     )
 
     similar = Pipeline(
@@ -109,14 +117,16 @@ def assemble(
             describe,
             Slate(describe),
             RespondSimilar(),
-        ]
+        ],
+        name="similar",
+        watch=watches.pages,
     )
 
     events = schema.events if schema else {}
     live = LiveState(
         gone=gone,
         impressions=ImpressionLog(store),
-        events=EventIntake(store, schema, config.store, clock) if store else None,
+        events=EventIntake(store, schema, config.store, clock, watches.events) if store else None,
         catalog=Catalog(store, schema, IndexWait(groups, gone, config.serving.reserve_ms))
         if store
         else None,

@@ -18,6 +18,7 @@ from shortlist.config import Config
 from shortlist.schema import Schema
 from shortlist.stores import ProfileStore, Store
 from shortlist.stores.opening import open_store
+from shortlist.telemetry import Watches
 
 __all__ = ["embedded"]
 
@@ -30,13 +31,14 @@ async def embedded(
     ranking_version: str | None = None,
     artifacts: str | Path | None = None,
     config: Config | None = None,
+    watches: Watches | None = None,
 ) -> Recommender:
     """A started recommender over the workdir's artifacts; close it in the end.
 
     Without versions the current ones are served; profiles, artifacts and configuration are the
     workdir's unless given. Given profiles are all that is known of users: then nothing is taken in
-    and nothing of the workdir's store shows. Loading runs off the event loop. Raises
-    `ArtifactNotFound`, `ArtifactCorrupt`, `ArtifactRefused`.
+    and nothing of the workdir's store shows. `watches` hear of pages and events. Loading runs off
+    the event loop. Raises `ArtifactNotFound`, `ArtifactCorrupt`, `ArtifactRefused`.
     """
     config = config or Config.load(workdir / "shortlist.yaml")
     versions = ArtifactStore(artifacts or workdir / "artifacts")
@@ -58,6 +60,7 @@ async def embedded(
         profiles or store,
         store=None if profiles else store,
         schema=Schema.load(workdir / "schema.yaml"),
+        watches=watches,
     )
     try:
         await asyncio.gather(ranker.start(), *(shard.start() for shard in shards))

@@ -22,6 +22,7 @@ from shortlist.live import Appended, LiveEvent
 from shortlist.places import place_keys
 from shortlist.schema import Feature, Schema
 from shortlist.stores import Store, StoreFull
+from shortlist.telemetry import EventWatch, Unwatched
 
 __all__ = ["EventIntake", "TooManyStreams"]
 
@@ -50,12 +51,16 @@ class EventIntake:
         schema: Schema | None,
         config: StoreConfig,
         clock: Callable[[], float] = time.time,
+        watch: EventWatch | None = None,
     ) -> None:
+        """`watch` hears of every event that is answered for."""
         self._store = store
+        self._watch = watch or Unwatched()
         self._checker = EventChecker(schema, config.max_future_ms)
         self._places = _PlaceFinder(store, schema)
         self._clock = clock
         self._room = _Room(config.queue_events)
+        self._watch.reads_queue(lambda: self._room.waiting, config.queue_events)
         self._checking = asyncio.Lock()
         self._streams = 0
 
@@ -66,8 +71,12 @@ class EventIntake:
         and `ProfilesUnavailable`; nothing was acknowledged then.
         """
         check_batch_size(events)
-        with self._room.taken(len(events)):
-            [checked], appended = await self._append([EventBatch(sequence=0, events=events)])
+        try:
+            with self._room.taken(len(events)):
+                [checked], appended = await self._append([EventBatch(sequence=0, events=events)])
+        except StoreFull:
+            self._watch.counted("turned_away", len(events))
+            raise
         return EventReport(
             accepted=_accepted([checked], appended),
             duplicates=len(appended.duplicates),
@@ -116,9 +125,18 @@ class EventIntake:
         async with self._checking:
             checked = [await self._check(batch) for batch in batches]
         live = [event for one in checked for event in one.live]
-        if not live:
-            return checked, Appended(sequence=await self._store.head())
-        return checked, await self._store.append(await self._places.added(live))
+        if live:
+            appended = await self._store.append(await self._places.added(live))
+        else:
+            appended = Appended(sequence=await self._store.head())
+        self._count(checked, appended)
+        return checked, appended
+
+    def _count(self, checked: Sequence[CheckedEvents], appended: Appended) -> None:
+        refused = sum(len(one.errors) for one in checked) + len(appended.forgotten)
+        self._watch.counted("accepted", _accepted(checked, appended))
+        self._watch.counted("duplicate", len(appended.duplicates))
+        self._watch.counted("refused", refused)
 
     async def _check(self, batch: EventBatch) -> CheckedEvents:
         checked = CheckedEvents(sequence=batch.sequence)
@@ -174,6 +192,10 @@ class _Room:
         self._most = most
         self._waiting = 0
         self._freed = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting
 
     @contextmanager
     def taken(self, events: int) -> Iterator[None]:

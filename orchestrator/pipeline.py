@@ -34,6 +34,7 @@ from shortlist.page import (
     StageTrace,
     Trace,
 )
+from shortlist.telemetry import PageWatch, Unwatched
 from shortlist.tiers import LogPosition
 
 __all__ = ["Pipeline", "Recommender"]
@@ -50,8 +51,13 @@ _RAIL_S = 60.0  # how old the cached popular items may become
 class Pipeline:
     """A list of stages."""
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], *, name: str = "", watch: PageWatch | None = None
+    ) -> None:
+        """`watch` hears, under `name`, of every run that came to its end."""
         self.stages = tuple(stages)
+        self._name = name
+        self._watch = watch or Unwatched()
 
     async def run(self, draft: Draft) -> tuple[Draft, Trace]:
         """The draft after the last stage. Raises what a stage raises."""
@@ -70,7 +76,9 @@ class Pipeline:
                     by_source=counts.by_source,
                 )
             )
-        return draft, Trace(stages=tuple(traces), total_us=_us_since(begun))
+        trace = Trace(stages=tuple(traces), total_us=_us_since(begun))
+        self._watch.answered(self._name, trace, draft.answer)
+        return draft, trace
 
 
 class Recommender(TakesChanges):

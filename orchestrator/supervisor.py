@@ -58,13 +58,14 @@ class AlreadyUp(ShortlistError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSpec:
-    """One process to run; `command` lacks `--host` and `--port`, which the supervisor adds."""
+    """One process to run; `command` lacks the host and ports, which the supervisor adds."""
 
     name: str
     role: Role
     command: tuple[str, ...]
     host: str = "127.0.0.1"
     port: int = 0
+    metrics_port: int | None = None  # 0 = any free one; None = no metrics
 
 
 Wave = Callable[[Sequence["Child"]], Sequence[ChildSpec]]
@@ -78,6 +79,7 @@ class Child:
         self.spec = spec
         self.log = log
         self.port = spec.port
+        self.metrics_port = spec.metrics_port
         self.started = 0.0  # monotonic seconds
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -98,12 +100,14 @@ class Child:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Start the process; on a restart it gets the port it had."""
+        """Start the process; on a restart it gets the ports it had."""
         command = [
             *self.spec.command,
             *("--host", self.spec.host),
             *("--port", str(self.port)),
         ]
+        if self.metrics_port is not None:
+            command += ["--metrics-port", str(self.metrics_port)]
         self._announced.clear()
         self.started = time.monotonic()
         with self.log.open("ab") as log:
@@ -170,6 +174,7 @@ class Child:
             event = json.loads(line)
             if isinstance(event, dict) and event.get("event") == "serving":
                 self.port = int(event["port"])
+                self.metrics_port = event.get("metrics_port")
                 self._announced.set()
 
 
@@ -314,6 +319,7 @@ class Supervisor:
                     "pid": child.pid,
                     "address": child.address,
                     "port": child.port,
+                    "metrics_port": child.metrics_port,
                     "running": child.running,
                     "log": str(child.log),
                 }

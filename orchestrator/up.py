@@ -27,8 +27,15 @@ class Plan:
     orchestrators: int = 1
     host: str = "127.0.0.1"
     port: int = 7700  # of the first orchestrator; the next ones count on from it. 0 = any free
+    # Of the first orchestrator's metrics; the other orchestrators, the shards and the rankers count
+    # on from it. 0 = any free ones, None = no metrics.
+    metrics_port: int | None = None
     retrieval_version: str
     ranking_version: str
+
+    def metrics_port_of(self, at: int) -> int | None:
+        """The metrics port of the process that is number `at` of all."""
+        return self.metrics_port + at if self.metrics_port else self.metrics_port
 
 
 def waves_of(plan: Plan) -> tuple[Wave, Wave]:
@@ -47,6 +54,7 @@ def _shard_specs(plan: Plan) -> list[ChildSpec]:
             command=_service(
                 "retrieval_svc", plan, "--shard", shard, "--version", plan.retrieval_version
             ),
+            metrics_port=plan.metrics_port_of(plan.orchestrators + shard * plan.replicas + replica),
         )
         for shard in range(plan.shards)
         for replica in range(plan.replicas)
@@ -59,6 +67,9 @@ def _ranker_specs(plan: Plan) -> list[ChildSpec]:
             name=f"ranking-{ranker}",
             role="ranking",
             command=_service("ranking_svc", plan, "--version", plan.ranking_version),
+            metrics_port=plan.metrics_port_of(
+                plan.orchestrators + plan.shards * plan.replicas + ranker
+            ),
         )
         for ranker in range(plan.rankers)
     ]
@@ -82,6 +93,7 @@ def _orchestrator_specs(plan: Plan, serving: Sequence[Child]) -> list[ChildSpec]
             command=_service("orchestrator", plan, *targets),
             host=plan.host,
             port=plan.port + index if plan.port else 0,
+            metrics_port=plan.metrics_port_of(index),
         )
         for index in range(plan.orchestrators)
     ]

@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from shortlist.config import RankingConfig
-from shortlist.process import CONTEXT, ServiceArguments, serve, service_options
+from shortlist.process import CONTEXT, ServiceArguments, service_options
 
 _EPILOG = "Every option is an environment variable, too: --engine is SHORTLIST_ENGINE."
 
@@ -52,7 +52,7 @@ async def _run(arguments: ServiceArguments, config: RankingConfig) -> None:
     add_services(server, ranker, ranker.versions)
     try:
         await ranker.start()  # whoever answers knows what the others know
-        await serve(server)
+        await arguments.serve(server, ranker.versions.status)
     finally:
         await ranker.close()
         if live is not None:

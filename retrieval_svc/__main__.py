@@ -6,7 +6,7 @@ import asyncio
 
 import click
 
-from shortlist.process import CONTEXT, ServiceArguments, serve, service_options
+from shortlist.process import CONTEXT, ServiceArguments, service_options
 
 _EPILOG = "Every option is an environment variable, too: --shard is SHORTLIST_SHARD."
 
@@ -52,7 +52,7 @@ async def _run(arguments: ServiceArguments, shard: int, threads: int) -> None:
     add_services(server, retriever, retriever.versions)
     try:
         await retriever.start()  # whoever answers knows what the others know
-        await serve(server)
+        await arguments.serve(server, retriever.versions.status)
     finally:
         await retriever.close()
         if live is not None:

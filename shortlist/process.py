@@ -19,12 +19,14 @@ import click
 from shortlist.config import Config
 from shortlist.errors import ShortlistError
 from shortlist.serving import Server, ServerOptions
-from shortlist.telemetry import setup_logging
+from shortlist.telemetry import Watches, setup_logging
 
 if TYPE_CHECKING:
+    from shortlist.admin import TierStatus
+    from shortlist.metrics import Metrics
     from shortlist.stores import Store
 
-__all__ = ["CONTEXT", "ServiceArguments", "serve", "service_options"]
+__all__ = ["CONTEXT", "ServiceArguments", "service_options"]
 
 CONTEXT: Final[dict[str, Any]] = {
     "auto_envvar_prefix": "SHORTLIST",
@@ -61,6 +63,12 @@ _COMMON = (
         help="Port to listen on; 0 takes any free one and says which.",
     ),
     click.option(
+        "--metrics-port",
+        type=click.IntRange(0, 65535),
+        help="Answer GET /metrics, for Prometheus, on this port of the same address; 0 takes any "
+        "free one and says which.  [default: count nothing]",
+    ),
+    click.option(
         "--log-level",
         type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]),
         default="INFO",
@@ -76,9 +84,11 @@ class ServiceArguments:
 
     workdir: Path | None
     artifacts: str | None
+    process: str
     version: str | None
     host: str
     port: int
+    metrics_port: int | None  # None = nobody asks, nothing is counted
     log_level: str
 
     @property
@@ -103,8 +113,15 @@ class ServiceArguments:
             return None
         return open_store(self.config.store, self.workdir)
 
+    @functools.cached_property
+    def metrics(self) -> Metrics | None:
+        """What this process counts of itself, if anybody asks."""
+        from shortlist.metrics import Metrics  # it imports numpy
+
+        return None if self.metrics_port is None else Metrics(self.process)
+
     def server(self) -> Server:
-        """A server with the limits of the configuration."""
+        """A server with the limits of the configuration, whose calls the metrics count."""
         limits = self.config.serving
         return Server(
             ServerOptions(
@@ -113,8 +130,26 @@ class ServiceArguments:
                 max_message_bytes=limits.max_message_bytes,
                 max_concurrency=limits.max_concurrency,
                 drain_s=limits.drain_s,
-            )
+            ),
+            self.metrics.calls if self.metrics else None,
         )
+
+    @property
+    def watches(self) -> Watches:
+        """What the parts of an orchestrator tell what they do."""
+        return self.metrics.watches if self.metrics else Watches()
+
+    async def serve(self, server: Server, status: Callable[[], TierStatus]) -> None:
+        """Serve until SIGTERM or SIGINT; one JSON line on stdout says when, and on which ports.
+
+        `status` says, to any thread, what this process serves.
+        """
+        if self.metrics is None or self.metrics_port is None:
+            await _serve(server, {})
+            return
+        self.metrics.follow(status)
+        with self.metrics.served(self.host, self.metrics_port) as port:
+            await _serve(server, {"metrics_port": port})
 
 
 def service_options(
@@ -134,6 +169,7 @@ def service_options(
             artifacts: str | None,
             host: str,
             port: int,
+            metrics_port: int | None,
             log_level: str,
             version: str | None = None,
             **own: Any,
@@ -144,9 +180,11 @@ def service_options(
             arguments = ServiceArguments(
                 workdir=workdir,
                 artifacts=artifacts,
+                process=process,
                 version=version,
                 host=host,
                 port=port,
+                metrics_port=metrics_port,
                 log_level=log_level,
             )
             try:
@@ -160,8 +198,7 @@ def service_options(
     return decorate
 
 
-async def serve(server: Server) -> None:
-    """Serve until SIGTERM or SIGINT; one JSON line on stdout says when, and on which port."""
+async def _serve(server: Server, ports: dict[str, int]) -> None:
     port = await server.start()
-    click.echo(json.dumps({"event": "serving", "port": port}))
+    click.echo(json.dumps({"event": "serving", "port": port, **ports}))
     await server.serve_until_stopped()

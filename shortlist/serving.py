@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from grpc_status import rpc_status
 
 from shortlist import telemetry
 from shortlist.errors import InvalidField, InvalidRequest, ShortlistError, TierUnavailable
+from shortlist.telemetry import CallWatch, Unwatched
 
 __all__ = ["CannotListen", "Overloaded", "Server", "ServerOptions", "remaining_ms", "status_of"]
 
@@ -51,6 +53,9 @@ _ALWAYS_ADMITTED = (
     "grpc.reflection.v1alpha.ServerReflection",
     "shortlist.v1.Admin",
 )
+
+# A context tells the number of its status, or the status.
+_STATUS_NAMES = {known: code.name for code in grpc.StatusCode for known in (code, code.value[0])}
 
 # gRPC clients take 8 kB of trailers, where a status and its details travel (base64).
 _MAX_MESSAGE_BYTES = 512
@@ -109,9 +114,10 @@ class Server:
     It takes the place of a `grpc.aio.Server` in the generated `add_*Servicer_to_server`.
     """
 
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(self, options: ServerOptions, watch: CallWatch | None = None) -> None:
+        """`watch` hears of every call."""
         self._options = options
-        self._guard = _Guard(options.max_concurrency)
+        self._guard = _Guard(options.max_concurrency, watch or Unwatched())
         self._services: dict[str, dict[str, Handler]] = {}
         self._health = _health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -121,10 +127,7 @@ class Server:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Called by generated code, before `start`."""
-        self._services[service] = {
-            method: self._guard.wrap(service, method, handler)
-            for method, handler in handlers.items()
-        }
+        self._services[service] = self._guard.wrap_service(service, handlers)
 
     async def start(self) -> int:
         """Listen, and report SERVING; returns the port. Raises `CannotListen`."""
@@ -236,6 +239,17 @@ def _shorten(text: str, most: int) -> str:
     return text.encode(errors="replace")[:most].decode(errors="ignore")
 
 
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """One method of one service."""
+
+    service: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.service}/{self.name}"
+
+
 class _Guard:
     """Stands around every handler: admission, parsing, request id, errors.
 
@@ -243,22 +257,30 @@ class _Guard:
     and an answer that cannot be serialised are translated like every other error.
     """
 
-    def __init__(self, max_concurrency: int) -> None:
+    def __init__(self, max_concurrency: int, watch: CallWatch) -> None:
         self._max_concurrency = max_concurrency
+        self._watch = watch
         self._running: Counter[str] = Counter()  # by service
         self._streams: set[asyncio.Task[Any]] = set()
         self._draining = False
 
-    def wrap(self, service: str, method: str, handler: Handler) -> Handler:
-        name = f"{service}/{method}"
+    def wrap_service(self, service: str, handlers: Mapping[str, Handler]) -> dict[str, Handler]:
+        if service not in _ALWAYS_ADMITTED:
+            self._watch.serves(service, lambda: self._running[service], self._max_concurrency)
+        return {
+            method: self._wrap(_Method(service, method), handler)
+            for method, handler in handlers.items()
+        }
+
+    def _wrap(self, method: _Method, handler: Handler) -> Handler:
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(self._unary(name, handler, service))
+            return grpc.unary_unary_rpc_method_handler(self._unary(method, handler))
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(
-                self._unary_stream(name, handler), response_serializer=handler.response_serializer
+                self._unary_stream(method, handler), response_serializer=handler.response_serializer
             )
         return grpc.stream_stream_rpc_method_handler(
-            self._stream_stream(name, handler), response_serializer=handler.response_serializer
+            self._stream_stream(method, handler), response_serializer=handler.response_serializer
         )
 
     def end_streams(self) -> None:
@@ -267,39 +289,63 @@ class _Guard:
         for task in self._streams:
             task.cancel()
 
-    def _unary(self, name: str, handler: Handler, service: str) -> Callable[..., Any]:
+    def _unary(self, method: _Method, handler: Handler) -> Callable[..., Any]:
         async def call(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            _begin(context)
-            try:
-                # Counted here, when the message has arrived: half-sent calls take no place.
-                with self._admitted(service):
-                    request = _parse(handler, data)
-                    _adopt_id(request)
-                    return handler.response_serializer(await handler.unary_unary(request, context))
-            except Exception as error:
-                return await _abort(context, error, name)
+            with self._watched(method, context, timed=True):
+                _begin(context)
+                try:
+                    # Counted here, when the message has arrived: half-sent calls take no place.
+                    with self._admitted(method.service):
+                        request = _parse(handler, data)
+                        _adopt_id(request)
+                        return handler.response_serializer(
+                            await handler.unary_unary(request, context)
+                        )
+                except Exception as error:
+                    return await _abort(context, error, str(method))
 
         return call
 
-    def _unary_stream(self, name: str, handler: Handler) -> Callable[..., Any]:
+    def _unary_stream(self, method: _Method, handler: Handler) -> Callable[..., Any]:
         async def call(data: bytes, context: grpc.aio.ServicerContext) -> None:
-            async with self._stream(name, context):
+            async with self._stream(method, context):
                 await _send(handler.unary_stream(_parse(handler, data), context), context)
 
         return call
 
-    def _stream_stream(self, name: str, handler: Handler) -> Callable[..., Any]:
+    def _stream_stream(self, method: _Method, handler: Handler) -> Callable[..., Any]:
         async def call(data: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            async with self._stream(name, context):
+            async with self._stream(method, context):
                 await _send(handler.stream_stream(_parsed(handler, data), context), context)
 
         return call
+
+    @contextmanager
+    def _watched(
+        self, method: _Method, context: grpc.aio.ServicerContext, *, timed: bool
+    ) -> Iterator[None]:
+        """Tell how the call ends. Whatever fails leaves by `_abort`, which sets the status."""
+        started = time.perf_counter()
+        status = "UNKNOWN"
+        try:
+            yield
+            status = "OK"
+        except asyncio.CancelledError:
+            status = "CANCELLED"
+            raise
+        except grpc.aio.AbortError:
+            status = _STATUS_NAMES.get(context.code(), "UNKNOWN")
+            raise
+        finally:
+            seconds = time.perf_counter() - started if timed else None
+            self._watch.answered(method.service, method.name, status, seconds)
 
     @contextmanager
     def _admitted(self, service: str) -> Iterator[None]:
         """Every service has places of its own: a flood of events takes none from pages."""
         running = self._running[service]
         if running >= self._max_concurrency and service not in _ALWAYS_ADMITTED:
+            self._watch.refused(service)
             raise Overloaded(f"{running} requests are running, this process takes no more")
         self._running[service] += 1
         try:
@@ -308,21 +354,25 @@ class _Guard:
             self._running[service] -= 1
 
     @asynccontextmanager
-    async def _stream(self, name: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    async def _stream(
+        self, method: _Method, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[None]:
         _begin(context)
         task = asyncio.current_task()
         assert task is not None
         self._streams.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not self._draining:
-                raise
-            await _abort(context, TierUnavailable("this process is shutting down"), name)
-        except Exception as error:
-            await _abort(context, error, name)
-        finally:
-            self._streams.discard(task)
+        with self._watched(method, context, timed=False):
+            try:
+                yield
+            except asyncio.CancelledError:
+                if not self._draining:
+                    raise
+                shutting_down = TierUnavailable("this process is shutting down")
+                await _abort(context, shutting_down, str(method))
+            except Exception as error:
+                await _abort(context, error, str(method))
+            finally:
+                self._streams.discard(task)
 
 
 def _begin(context: grpc.aio.ServicerContext) -> None:

@@ -1,4 +1,5 @@
-"""Logs as JSON lines on stderr, each with the id of the request it belongs to."""
+"""Logs as JSON lines on stderr, each with the id of the request it belongs to; and the watches,
+through which the parts of a process say what they do to whoever counts it (`shortlist.metrics`)."""
 
 from __future__ import annotations
 
@@ -6,9 +7,24 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-__all__ = ["JsonLinesFormatter", "request_id", "setup_logging"]
+if TYPE_CHECKING:
+    from shortlist.page import Page, Ranking, SimilarItems, Trace
+
+__all__ = [
+    "CallWatch",
+    "EventWatch",
+    "JsonLinesFormatter",
+    "PageWatch",
+    "Unwatched",
+    "Watches",
+    "request_id",
+    "setup_logging",
+]
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request being answered; set by `shortlist.serving`, empty outside of one."""
@@ -42,3 +58,66 @@ def setup_logging(process: str, level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLinesFormatter(process))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+class CallWatch(Protocol):
+    """Hears of the calls of a gRPC server. Called on the event loop, for every call."""
+
+    def serves(self, service: str, running: Callable[[], int], limit: int) -> None:
+        """Once a service: `running` says, to any thread, how many of its calls run."""
+        ...
+
+    def answered(self, service: str, method: str, status: str, seconds: float | None) -> None:
+        """A call has ended with a gRPC status; streams have no duration."""
+        ...
+
+    def refused(self, service: str) -> None:
+        """A call found all places taken."""
+        ...
+
+
+class PageWatch(Protocol):
+    """Hears of what the orchestrator's pipelines did."""
+
+    def answered(
+        self, pipeline: str, trace: Trace, answer: Page | Ranking | SimilarItems | None
+    ) -> None:
+        """A pipeline has run to its end."""
+        ...
+
+
+class EventWatch(Protocol):
+    """Hears of events that are taken in."""
+
+    def reads_queue(self, waiting: Callable[[], int], limit: int) -> None:
+        """Once: `waiting` says, to any thread, how many events wait to become durable."""
+        ...
+
+    def counted(self, outcome: str, events: int) -> None:
+        """So many events were `accepted`, a `duplicate`, `refused` or `turned_away`."""
+        ...
+
+
+class Unwatched:
+    """Every watch of a process that nobody asks for its metrics."""
+
+    def serves(self, service: str, running: Callable[[], int], limit: int) -> None: ...
+
+    def refused(self, service: str) -> None: ...
+
+    def reads_queue(self, waiting: Callable[[], int], limit: int) -> None: ...
+
+    def counted(self, outcome: str, events: int) -> None: ...
+
+    def answered(self, *_: object) -> None: ...
+
+
+_UNWATCHED = Unwatched()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watches:
+    """What the parts of an orchestrator tell what they do."""
+
+    pages: PageWatch = _UNWATCHED
+    events: EventWatch = _UNWATCHED

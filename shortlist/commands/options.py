@@ -18,6 +18,7 @@ __all__ = [
     "filter_option",
     "host_option",
     "json_option",
+    "metrics_port_option",
     "page_size_option",
     "parse_blocked",
     "parse_context",
@@ -63,6 +64,14 @@ port_option = click.option(
     show_default=True,
     show_envvar=True,
     help="Port to listen on. 0 = any free one.",
+)
+
+metrics_port_option = click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    show_envvar=True,
+    help="Answer GET /metrics, for Prometheus, on this port; 0 = any free one. Default: count "
+    "nothing.",
 )
 
 

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import click
 
-from shortlist.commands.options import host_option, port_option, workdir_option
+from shortlist.commands.options import (
+    host_option,
+    metrics_port_option,
+    port_option,
+    workdir_option,
+)
 from shortlist.launch import child_environment, module_command
 
 __all__ = ["serve"]
@@ -17,7 +22,8 @@ __all__ = ["serve"]
 @workdir_option
 @host_option
 @port_option
-def serve(workdir: Path, host: str, port: int) -> None:
+@metrics_port_option
+def serve(workdir: Path, host: str, port: int, metrics_port: int | None) -> None:
     """Serve pages over gRPC from one process, until Ctrl-C.
 
     Orchestrator, all shards and the ranker share the process: the least to run, and the fastest
@@ -39,5 +45,7 @@ def serve(workdir: Path, host: str, port: int) -> None:
     command = module_command(
         "orchestrator", "--workdir", str(workdir), "--host", host, "--port", str(port)
     )
+    if metrics_port is not None:
+        command += ["--metrics-port", str(metrics_port)]
     # Not a call: numpy, which this process has loaded, reads its thread count only once.
     os.execve(command[0], command, child_environment())

@@ -13,7 +13,12 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from shortlist.commands.options import host_option, port_option, workdir_option
+from shortlist.commands.options import (
+    host_option,
+    metrics_port_option,
+    port_option,
+    workdir_option,
+)
 from shortlist.commands.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -60,6 +65,7 @@ _COUNT = click.IntRange(1, 64)
 )
 @host_option
 @port_option
+@metrics_port_option
 @click.option(
     "--restart",
     is_flag=True,
@@ -74,13 +80,15 @@ def up(
     orchestrators: int,
     host: str,
     port: int,
+    metrics_port: int | None,
     restart: bool,
 ) -> int:
     """Serve with every tier in processes of its own, until Ctrl-C.
 
     W/run holds a log file for each process and, while it serves, up.json with their ports and
-    process ids. Ctrl-C or SIGTERM drains and stops everything; the processes also end when this
-    one is killed.
+    process ids. With --metrics-port every process answers GET /metrics: the orchestrators on that
+    port and the next ones, then the shards, then the rankers. Ctrl-C or SIGTERM drains and stops
+    everything; the processes also end when this one is killed.
 
     \b
     Two shards with two replicas each, two rankers, one orchestrator on port 7700:
@@ -105,6 +113,7 @@ def up(
         orchestrators=orchestrators,
         host=host,
         port=port,
+        metrics_port=metrics_port,
         retrieval_version=version,
         ranking_version=ranking_version,
     )
@@ -174,10 +183,17 @@ def _children_table(children: Sequence[Child]) -> Table:
         "process",
         "address",
         "pid",
+        "metrics",
         "log",
         title="Serving; Ctrl-C stops everything",
         caption=f"logs in {children[0].log.parent}",
     )
     for child in children:
-        table.add_row(child.spec.name, child.address, str(child.pid), child.log.name)
+        table.add_row(
+            child.spec.name,
+            child.address,
+            str(child.pid),
+            "" if child.metrics_port is None else str(child.metrics_port),
+            child.log.name,
+        )
     return table

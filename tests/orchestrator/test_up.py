@@ -8,7 +8,7 @@ from orchestrator.supervisor import Child, ChildSpec
 from orchestrator.up import Plan, waves_of
 
 
-def plan(**sizes: int) -> Plan:
+def plan(**sizes: int | None) -> Plan:
     return Plan(
         workdir=Path("/w"),
         retrieval_version="v-retrieval",
@@ -83,3 +83,17 @@ def test_port_zero_lets_every_orchestrator_take_a_free_one() -> None:
 def test_clients_on_this_machine_reach_a_child_that_listens_everywhere() -> None:
     _, orchestrators = waves_of(plan(port=7700))
     assert serving(orchestrators([])[0], 7700).address == "127.0.0.1:7700"
+
+
+def test_every_process_has_a_metrics_port_of_its_own() -> None:
+    tiers, orchestrators = waves_of(
+        plan(shards=2, replicas=2, rankers=2, orchestrators=2, metrics_port=9100)
+    )
+    specs = [*orchestrators([]), *tiers([])]
+    assert [spec.metrics_port for spec in specs] == list(range(9100, 9108))
+
+
+def test_metrics_ports_may_be_any_free_ones_or_none() -> None:
+    for port in (0, None):
+        tiers, orchestrators = waves_of(plan(shards=2, metrics_port=port))
+        assert {spec.metrics_port for spec in (*tiers([]), *orchestrators([]))} == {port}

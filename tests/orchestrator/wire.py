@@ -13,20 +13,25 @@ from retrieval_svc.servicer import add_services as add_retrieval
 from shortlist.config import Config
 from shortlist.remote import RemoteRanker, RemoteRetriever
 from shortlist.serving import Server, ServerOptions
+from shortlist.telemetry import CallWatch, Watches
 from tests.orchestrator.world import NOW_MS, SCHEMA, FixedVersion, World
 
 
 @asynccontextmanager
-async def served(recommender: Recommender, *, max_concurrency: int = 256) -> AsyncIterator[str]:
+async def served(
+    recommender: Recommender, *, max_concurrency: int = 256, watch: CallWatch | None = None
+) -> AsyncIterator[str]:
     """The orchestrator at the address that is yielded. The recommender is the caller's to close."""
-    server = Server(ServerOptions(drain_s=1.0, max_concurrency=max_concurrency))
+    server = Server(ServerOptions(drain_s=1.0, max_concurrency=max_concurrency), watch)
     add_orchestrator(server, recommender)
     async with running(server) as target:
         yield target
 
 
 @asynccontextmanager
-async def distributed(world: World, config: Config | None = None) -> AsyncIterator[Recommender]:
+async def distributed(
+    world: World, config: Config | None = None, *, watches: Watches | None = None
+) -> AsyncIterator[Recommender]:
     """A recommender over the world's tiers, each behind a server of its own."""
     async with AsyncExitStack() as stack:
         shards, rankers = [], []
@@ -45,6 +50,7 @@ async def distributed(world: World, config: Config | None = None) -> AsyncIterat
             world.profiles,
             schema=SCHEMA,
             clock=lambda: NOW_MS / 1000,
+            watches=watches,
         )
         yield await stack.enter_async_context(recommender)
 

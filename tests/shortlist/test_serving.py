@@ -27,6 +27,7 @@ from grpc_status import rpc_status
 from shortlist import telemetry
 from shortlist.errors import InvalidField, InvalidRequest, ShortlistError, VersionNotServed
 from shortlist.serving import CannotListen, Server, ServerOptions, status_of
+from shortlist.telemetry import CallWatch
 from shortlist.v1 import events_pb2, events_pb2_grpc, ranking_pb2, ranking_pb2_grpc
 
 Handler = Callable[[ranking_pb2.ScoreRequest, Any], Awaitable[Any]]
@@ -44,6 +45,27 @@ class RankingOf(ranking_pb2_grpc.RankingServicer):
 
     async def Score(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self._score(request, context)
+
+
+class Calls:
+    """A `CallWatch` that remembers."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, Callable[[], int]] = {}
+        self.limits: dict[str, int] = {}
+        self.ended: list[tuple[str, str, str]] = []
+        self.seconds: list[float | None] = []
+        self.refusals: list[str] = []
+
+    def serves(self, service: str, running: Callable[[], int], limit: int) -> None:
+        self.running[service], self.limits[service] = running, limit
+
+    def answered(self, service: str, method: str, status: str, seconds: float | None) -> None:
+        self.ended.append((service, method, status))
+        self.seconds.append(seconds)
+
+    def refused(self, service: str) -> None:
+        self.refusals.append(service)
 
 
 class Served:
@@ -72,8 +94,8 @@ class Served:
 async def start() -> AsyncIterator[Start]:
     running: list[Served] = []
 
-    async def start(score: Handler, **options: Any) -> Served:
-        server = Server(ServerOptions(**{"drain_s": 0, **options}))
+    async def start(score: Handler, watch: CallWatch | None = None, **options: Any) -> Served:
+        server = Server(ServerOptions(**{"drain_s": 0, **options}), watch)
         ranking_pb2_grpc.add_RankingServicer_to_server(RankingOf(score), server)
         events_pb2_grpc.add_EventsServicer_to_server(events_pb2_grpc.EventsServicer(), server)
         running.append(Served(server, await server.start()))
@@ -260,6 +282,80 @@ class TestAdmission:
                 await asyncio.sleep(0.01)
             else:
                 return
+
+
+class TestWatching:
+    async def test_every_call_is_heard_of_with_its_status_and_duration(self, start: Start) -> None:
+        errors: list[Exception | None] = [None, InvalidField("k", "is 0"), ValueError("secret")]
+
+        async def score(request: Any, context: Any) -> Any:
+            if error := errors.pop(0):
+                raise error
+            return ranking_pb2.ScoreResponse()
+
+        calls = Calls()
+        served = await start(score, calls)
+        await served.score()
+        await served.refused()
+        await served.refused()
+        statuses = ["OK", "INVALID_ARGUMENT", "INTERNAL"]
+        assert calls.ended == [("shortlist.v1.Ranking", "Score", status) for status in statuses]
+        assert all(seconds is not None and seconds > 0 for seconds in calls.seconds)
+
+    async def test_running_and_refused_calls_are_told_by_service(self, start: Start) -> None:
+        began, finish = asyncio.Event(), asyncio.Event()
+
+        async def score(request: Any, context: Any) -> Any:
+            began.set()
+            await finish.wait()
+            return ranking_pb2.ScoreResponse()
+
+        calls = Calls()
+        served = await start(score, calls, max_concurrency=1)
+        first = asyncio.ensure_future(served.score())
+        await began.wait()
+        await served.refused()
+        ranking = "shortlist.v1.Ranking"
+        assert calls.running[ranking]() == 1
+        assert calls.limits == {ranking: 1, "shortlist.v1.Events": 1}  # and not what is admitted
+        assert calls.refusals == [ranking]
+        assert calls.ended == [(ranking, "Score", "RESOURCE_EXHAUSTED")]
+        finish.set()
+        await first
+        assert calls.running[ranking]() == 0
+
+    async def test_a_caller_that_left_counts_as_cancelled(self, start: Start) -> None:
+        began = asyncio.Event()
+
+        async def score(request: Any, context: Any) -> Any:
+            began.set()
+            await asyncio.Event().wait()
+
+        calls = Calls()
+        served = await start(score, calls)
+        leaving = asyncio.ensure_future(served.score())
+        await began.wait()
+        leaving.cancel()
+        await until(lambda: bool(calls.ended))
+        assert calls.ended == [("shortlist.v1.Ranking", "Score", "CANCELLED")]
+
+    async def test_a_stream_is_heard_of_when_it_ends(self, start: Start) -> None:
+        calls = Calls()
+        served = await start(answer, calls)
+        call = events_pb2_grpc.EventsStub(served.channel).StreamEvents(
+            iter([events_pb2.StreamEventsRequest(sequence=1)])
+        )
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call.read()
+        await until(lambda: bool(calls.ended))
+        assert calls.ended == [("shortlist.v1.Events", "StreamEvents", "UNIMPLEMENTED")]
+        assert calls.seconds == [None]
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not happened():
+            await asyncio.sleep(0.005)
 
 
 class TestListening:
