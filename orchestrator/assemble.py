@@ -147,7 +147,7 @@ def assemble(
         versions=versions,
         rail=rail,
         models=models,
+        rollout=Rollout(versions, models),
         live=live,
         close=close,
     )
-        rollout=Rollout(versions, models),

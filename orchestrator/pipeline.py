@@ -98,6 +98,7 @@ class Recommender(TakesChanges):
         versions: IndexVersionTracker,
         rail: PopularRail,
         models: RankerModels,
+        rollout: Rollout,
         live: LiveState,
         close: Callable[[], Awaitable[None]],
     ) -> None:
@@ -106,11 +107,11 @@ class Recommender(TakesChanges):
         self._rankings = rankings
         self._similar = similar
         self._serving = serving
-        rollout: Rollout,
         self._opener = opener
         self._versions = versions
         self._rail = rail
         self._models = models
+        self.rollout = rollout
         self._close = close
         self._refresher: asyncio.Task[None] | None = None
 
@@ -119,7 +120,6 @@ class Recommender(TakesChanges):
         """What the shards serve; None until one was reached."""
         return self._versions.current
 
-        self.rollout = rollout
     @property
     def log_position(self) -> LogPosition:
         """How much of the change log this orchestrator itself knows."""
@@ -150,6 +150,7 @@ class Recommender(TakesChanges):
                 await self._refresher
         await self._live.close()
         await self._versions.close()
+        await self._models.close()
         await self._close()
 
     async def __aenter__(self) -> Recommender:
@@ -158,7 +159,6 @@ class Recommender(TakesChanges):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-        await self._models.close()
 
     async def recommend(self, request: PageRequest, *, deadline_ms: float | None = None) -> Page:
         """One page. `deadline_ms` is what is left of the caller's deadline.
