@@ -38,6 +38,7 @@ __all__ = [
     "Interactions",
     "drop_users",
     "entity_fields",
+    "once_in_order",
     "write_dataset",
 ]
 
@@ -196,6 +197,25 @@ def entity_fields(features: dict[str, Feature]) -> list[pa.Field]:
         elif feature.role != "title":
             fields.append(pa.field(f"f_{name}", _type_of(feature)))
     return fields
+
+
+def once_in_order(
+    user: npt.NDArray[Any], item: npt.NDArray[Any], kind: npt.NDArray[Any], time_ms: Int64s
+) -> Int64s:
+    """The rows by (time, place), each (user, item, kind, time) once.
+
+    Of rows that repeat each other the last one stays: it holds the latest value.
+    """
+    pair = user.astype(np.int64) << 32 | item
+    grouped = np.lexsort((kind, pair, time_ms))
+    repeated = np.zeros(len(grouped), dtype=bool)
+    same = np.ones(len(grouped) - 1, dtype=bool)
+    for column in (time_ms, pair, kind):
+        ordered = column[grouped]
+        same &= ordered[1:] == ordered[:-1]
+    repeated[grouped[:-1][same]] = True
+    order = np.argsort(time_ms, kind="stable")
+    return order[~repeated[order]]
 
 
 def write_dataset(

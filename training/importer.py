@@ -15,7 +15,7 @@ from shortlist.ids import Keys, check_collisions, keys_of
 from shortlist.schema import EntityTable, Feature, Schema, SplitPlan
 from training import splits
 from training.bad_rows import BadRowLog
-from training.dataset import SPLITS, DatasetInfo, entity_fields, write_dataset
+from training.dataset import SPLITS, DatasetInfo, entity_fields, once_in_order, write_dataset
 from training.entity_table import EntityRows, read_entities
 from training.interaction_table import CodedStrings, InteractionReader, InteractionRows
 from training.readers import DataError
@@ -313,22 +313,10 @@ def _order(
     event: npt.NDArray[np.int8],
     rows: InteractionRows,
 ) -> Int64s:
-    """The rows by (time, place in the files), each (user, item, event, time, given part) once.
-
-    Of rows that repeat each other the last one stays: it holds the latest value.
-    """
-    pair = user.astype(np.int64) << 32 | item
+    """The rows in their order, each (user, item, event, time, given part) once."""
     # event < 2**7 and split < 2**2, so both fit into one small key.
     kind = event.astype(np.int16) << 2 | rows.split
-    grouped = np.lexsort((kind, pair, rows.time_ms))
-    repeated = np.zeros(len(grouped), dtype=bool)
-    same = np.ones(len(grouped) - 1, dtype=bool)
-    for column in (rows.time_ms, pair, kind):
-        ordered = column[grouped]
-        same &= ordered[1:] == ordered[:-1]
-    repeated[grouped[:-1][same]] = True
-    order = np.argsort(rows.time_ms, kind="stable")
-    return order[~repeated[order]]
+    return once_in_order(user, item, kind, rows.time_ms)
 
 
 def _weights(

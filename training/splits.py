@@ -20,10 +20,12 @@ __all__ = [
     "TEST",
     "TRAIN",
     "VALIDATION",
+    "Learned",
     "SplitImpossible",
     "TimeCut",
     "carve_validation",
     "cut_by_time",
+    "held_out_of_log",
     "leave_last_out",
     "random_by_user",
 ]
@@ -32,6 +34,8 @@ TRAIN: Final = 0
 VALIDATION: Final = 1
 TEST: Final = 2
 
+# Of a log that grows, so many of the newest interactions at least judge what the rest teaches.
+_FEWEST_TO_JUDGE: Final = 200
 # leave_last_out takes two items of a user away, and one has to stay.
 _FEWEST_ITEMS: Final = 3
 
@@ -57,6 +61,41 @@ class TimeCut:
     def codes(self, time_ms: Rows) -> Codes:
         ends = np.array([self.train_end_ms, self.validation_end_ms])
         return np.searchsorted(ends, time_ms, side="right").astype(np.int8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What a version has learned from; the rest judges it, and is counted while it serves."""
+
+    log_sequence: int  # logged interactions up to and with this number
+    imported_before_ms: int | None  # imported ones before this moment; None = all
+
+    def of(self, sequence: Rows, time_ms: Rows) -> npt.NDArray[np.bool_]:
+        """Which rows are learned from; `sequence` is 0 of imported ones. bool [n]"""
+        before = self.imported_before_ms
+        imported = True if before is None else time_ms < before
+        return np.where(sequence > 0, sequence <= self.log_sequence, imported)
+
+    def later_of(self, other: Learned) -> Learned:
+        """What one or the other has learned from."""
+        ends = (self.imported_before_ms, other.imported_before_ms)
+        known = [end for end in ends if end is not None]
+        return Learned(
+            log_sequence=max(self.log_sequence, other.log_sequence),
+            imported_before_ms=max(known) if len(known) == len(ends) else None,
+        )
+
+
+def held_out_of_log(logged: int, plan: SplitPlan, *, tested: int) -> int:
+    """How many of the newest rows to test with, in the order of their arrival, once events are
+    logged; `tested` rows of the import were.
+
+    It is a share of what was logged and not of everything, so that most of what has just happened
+    is learned from; but no fewer than are needed to judge by.
+    """
+    if plan.test_fraction == 0:
+        return 0
+    return max(round(logged * plan.test_fraction), min(tested, _FEWEST_TO_JUDGE))
 
 
 def cut_by_time(sorted_ms: Rows, plan: SplitPlan) -> TimeCut:
