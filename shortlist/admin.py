@@ -6,14 +6,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import shortlist
 from shortlist.artifacts import check_version_name
-from shortlist.errors import ShortlistError
+from shortlist.errors import InvalidField, ShortlistError
 from shortlist.tiers import LogPosition
 from shortlist.v1 import admin_pb2, admin_pb2_grpc
 
@@ -34,6 +34,7 @@ class LoadedVersion:
     log: LogPosition = field(default_factory=LogPosition)
     capabilities: tuple[str, ...] = ()  # its sources (retrieval) or the engine (ranking)
     models: tuple[str, ...] = ()  # its rankers (ranking)
+    tier: str = ""  # "" = that of the process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +71,17 @@ class VersionedTier(Protocol):
 
 
 class AdminServicer(admin_pb2_grpc.AdminServicer):
-    """`shortlist.v1.Admin`. Changes run one at a time, in the order they arrive."""
+    """`shortlist.v1.Admin`. Changes run one at a time, in the order they arrive.
 
-    def __init__(self, tier: VersionedTier) -> None:
+    `inside` are the tiers that an orchestrator has in its own process: their versions are listed
+    with its own, and are changed by requests that name the tier.
+    """
+
+    def __init__(
+        self, tier: VersionedTier, inside: Mapping[str, VersionedTier] | None = None
+    ) -> None:
         self._tier = tier
+        self._inside = dict(inside or {})
         self._started_ms = time.time_ns() // 1_000_000
         self._changing = asyncio.Lock()
 
@@ -85,7 +93,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
             tier=status.tier,
             shard=status.shard,
             shards=status.shards,
-            versions=_versions_to_proto(status.versions),
+            versions=self._loaded(),
             capabilities=status.capabilities,
             software=shortlist.__version__,
             started_ms=self._started_ms,
@@ -95,35 +103,45 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     async def PrepareVersion(
         self, request: admin_pb2.PrepareVersionRequest, context: Any
     ) -> admin_pb2.PrepareVersionResponse:
-        version = check_version_name(request.version)
+        version, tier = check_version_name(request.version), self._of(request.tier)
         async with self._changing:
             with _logged("prepare", version):
-                await self._tier.prepare(version)
+                await tier.prepare(version)
             return admin_pb2.PrepareVersionResponse(versions=self._loaded())
 
     async def ActivateVersion(
         self, request: admin_pb2.ActivateVersionRequest, context: Any
     ) -> admin_pb2.ActivateVersionResponse:
-        version = check_version_name(request.version)
+        version, tier = check_version_name(request.version), self._of(request.tier)
         async with self._changing:
             with _logged("activate", version):
-                previous = await self._tier.activate(version)
+                previous = await tier.activate(version)
             return admin_pb2.ActivateVersionResponse(previous_version=previous)
 
     async def RetireVersion(
         self, request: admin_pb2.RetireVersionRequest, context: Any
     ) -> admin_pb2.RetireVersionResponse:
-        version = check_version_name(request.version)
+        version, tier = check_version_name(request.version), self._of(request.tier)
         async with self._changing:
             with _logged("retire", version):
-                await self._tier.retire(version)
+                await tier.retire(version)
             return admin_pb2.RetireVersionResponse(versions=self._loaded())
 
+    def _of(self, name: str) -> VersionedTier:
+        own = self._tier.status().tier
+        if name in ("", own):
+            return self._tier
+        if name not in self._inside:
+            here = ", ".join((own, *self._inside))
+            raise InvalidField("tier", f"this process has no {name[:140]!r}, it has: {here}")
+        return self._inside[name]
+
     def _loaded(self) -> list[admin_pb2.LoadedVersion]:
-        return _versions_to_proto(self._tier.status().versions)
+        every = (self._tier, *self._inside.values())
+        return [one for tier in every for one in _versions_to_proto(tier.status())]
 
 
-def _versions_to_proto(versions: Sequence[LoadedVersion]) -> list[admin_pb2.LoadedVersion]:
+def _versions_to_proto(status: TierStatus) -> list[admin_pb2.LoadedVersion]:
     return [
         admin_pb2.LoadedVersion(
             version=one.version,
@@ -135,8 +153,9 @@ def _versions_to_proto(versions: Sequence[LoadedVersion]) -> list[admin_pb2.Load
             lag_ms=one.log.lag_ms,
             capabilities=one.capabilities,
             models=one.models,
+            tier=one.tier or status.tier,
         )
-        for one in versions
+        for one in status.versions
     ]
 
 

@@ -73,6 +73,7 @@ PROTOBUF = (
     "shortlist/client.py",
     "shortlist/feed_wire.py",
     "shortlist/remote.py",
+    "shortlist/rollout_client.py",
     "shortlist/serving.py",
     "shortlist/wire.py",
 )

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18shortlist/v1/admin.proto\x12\x0cshortlist.v1\"\x12\n\x10GetStatusRequest\"\xb6\x01\n\rLoadedVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\r\n\x05items\x18\x03 \x01(\x04\x12\x14\n\x0cwatermark_ms\x18\x04 \x01(\x03\x12\x13\n\x0bitems_total\x18\x05 \x01(\x04\x12\x14\n\x0clog_sequence\x18\x06 \x01(\x04\x12\x0e\n\x06lag_ms\x18\x07 \x01(\r\x12\x14\n\x0c\x63\x61pabilities\x18\x08 \x03(\t\x12\x0e\n\x06models\x18\t \x03(\t\"\xbb\x01\n\x11GetStatusResponse\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0e\n\x06shards\x18\x03 \x01(\r\x12-\n\x08versions\x18\x04 \x03(\x0b\x32\x1b.shortlist.v1.LoadedVersion\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12\x10\n\x08software\x18\x06 \x01(\t\x12\x12\n\nstarted_ms\x18\x07 \x01(\x03\x12\x0e\n\x06models\x18\x08 \x03(\t\"(\n\x15PrepareVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"G\n\x16PrepareVersionResponse\x12-\n\x08versions\x18\x01 \x03(\x0b\x32\x1b.shortlist.v1.LoadedVersion\")\n\x16\x41\x63tivateVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"3\n\x17\x41\x63tivateVersionResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t\"\'\n\x14RetireVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"F\n\x15RetireVersionResponse\x12-\n\x08versions\x18\x01 \x03(\x0b\x32\x1b.shortlist.v1.LoadedVersion2\xec\x02\n\x05\x41\x64min\x12L\n\tGetStatus\x12\x1e.shortlist.v1.GetStatusRequest\x1a\x1f.shortlist.v1.GetStatusResponse\x12[\n\x0ePrepareVersion\x12#.shortlist.v1.PrepareVersionRequest\x1a$.shortlist.v1.PrepareVersionResponse\x12^\n\x0f\x41\x63tivateVersion\x12$.shortlist.v1.ActivateVersionRequest\x1a%.shortlist.v1.ActivateVersionResponse\x12X\n\rRetireVersion\x12\".shortlist.v1.RetireVersionRequest\x1a#.shortlist.v1.RetireVersionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18shortlist/v1/admin.proto\x12\x0cshortlist.v1\"\x12\n\x10GetStatusRequest\"\xc4\x01\n\rLoadedVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\r\n\x05items\x18\x03 \x01(\x04\x12\x14\n\x0cwatermark_ms\x18\x04 \x01(\x03\x12\x13\n\x0bitems_total\x18\x05 \x01(\x04\x12\x14\n\x0clog_sequence\x18\x06 \x01(\x04\x12\x0e\n\x06lag_ms\x18\x07 \x01(\r\x12\x14\n\x0c\x63\x61pabilities\x18\x08 \x03(\t\x12\x0e\n\x06models\x18\t \x03(\t\x12\x0c\n\x04tier\x18\n \x01(\t\"\xbb\x01\n\x11GetStatusResponse\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0e\n\x06shards\x18\x03 \x01(\r\x12-\n\x08versions\x18\x04 \x03(\x0b\x32\x1b.shortlist.v1.LoadedVersion\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12\x10\n\x08software\x18\x06 \x01(\t\x12\x12\n\nstarted_ms\x18\x07 \x01(\x03\x12\x0e\n\x06models\x18\x08 \x03(\t\"6\n\x15PrepareVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\"G\n\x16PrepareVersionResponse\x12-\n\x08versions\x18\x01 \x03(\x0b\x32\x1b.shortlist.v1.LoadedVersion\"7\n\x16\x41\x63tivateVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\"3\n\x17\x41\x63tivateVersionResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t\"5\n\x14RetireVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\"F\n\x15RetireVersionResponse\x12-\n\x08versions\x18\x01 \x03(\x0b\x32\x1b.shortlist.v1.LoadedVersion2\xec\x02\n\x05\x41\x64min\x12L\n\tGetStatus\x12\x1e.shortlist.v1.GetStatusRequest\x1a\x1f.shortlist.v1.GetStatusResponse\x12[\n\x0ePrepareVersion\x12#.shortlist.v1.PrepareVersionRequest\x1a$.shortlist.v1.PrepareVersionResponse\x12^\n\x0f\x41\x63tivateVersion\x12$.shortlist.v1.ActivateVersionRequest\x1a%.shortlist.v1.ActivateVersionResponse\x12X\n\rRetireVersion\x12\".shortlist.v1.RetireVersionRequest\x1a#.shortlist.v1.RetireVersionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=42
   _globals['_GETSTATUSREQUEST']._serialized_end=60
   _globals['_LOADEDVERSION']._serialized_start=63
-  _globals['_LOADEDVERSION']._serialized_end=245
-  _globals['_GETSTATUSRESPONSE']._serialized_start=248
-  _globals['_GETSTATUSRESPONSE']._serialized_end=435
-  _globals['_PREPAREVERSIONREQUEST']._serialized_start=437
-  _globals['_PREPAREVERSIONREQUEST']._serialized_end=477
-  _globals['_PREPAREVERSIONRESPONSE']._serialized_start=479
-  _globals['_PREPAREVERSIONRESPONSE']._serialized_end=550
-  _globals['_ACTIVATEVERSIONREQUEST']._serialized_start=552
-  _globals['_ACTIVATEVERSIONREQUEST']._serialized_end=593
-  _globals['_ACTIVATEVERSIONRESPONSE']._serialized_start=595
-  _globals['_ACTIVATEVERSIONRESPONSE']._serialized_end=646
-  _globals['_RETIREVERSIONREQUEST']._serialized_start=648
-  _globals['_RETIREVERSIONREQUEST']._serialized_end=687
-  _globals['_RETIREVERSIONRESPONSE']._serialized_start=689
-  _globals['_RETIREVERSIONRESPONSE']._serialized_end=759
-  _globals['_ADMIN']._serialized_start=762
-  _globals['_ADMIN']._serialized_end=1126
+  _globals['_LOADEDVERSION']._serialized_end=259
+  _globals['_GETSTATUSRESPONSE']._serialized_start=262
+  _globals['_GETSTATUSRESPONSE']._serialized_end=449
+  _globals['_PREPAREVERSIONREQUEST']._serialized_start=451
+  _globals['_PREPAREVERSIONREQUEST']._serialized_end=505
+  _globals['_PREPAREVERSIONRESPONSE']._serialized_start=507
+  _globals['_PREPAREVERSIONRESPONSE']._serialized_end=578
+  _globals['_ACTIVATEVERSIONREQUEST']._serialized_start=580
+  _globals['_ACTIVATEVERSIONREQUEST']._serialized_end=635
+  _globals['_ACTIVATEVERSIONRESPONSE']._serialized_start=637
+  _globals['_ACTIVATEVERSIONRESPONSE']._serialized_end=688
+  _globals['_RETIREVERSIONREQUEST']._serialized_start=690
+  _globals['_RETIREVERSIONREQUEST']._serialized_end=743
+  _globals['_RETIREVERSIONRESPONSE']._serialized_start=745
+  _globals['_RETIREVERSIONRESPONSE']._serialized_end=815
+  _globals['_ADMIN']._serialized_start=818
+  _globals['_ADMIN']._serialized_end=1182
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,7 @@ class LoadedVersion(_message.Message):
     LAG_MS_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version name as published."""
     active: _builtins.bool
@@ -64,6 +65,8 @@ class LoadedVersion(_message.Message):
     """Position in the change log that this version has reached."""
     lag_ms: _builtins.int
     """How long ago it knew that it had everything, milliseconds."""
+    tier: _builtins.str
+    """"retrieval" or "ranking"; an orchestrator that has both tiers in its process lists versions of both."""
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Its sources (retrieval), or the engine in use (ranking)."""
@@ -84,10 +87,11 @@ class LoadedVersion(_message.Message):
         lag_ms: _builtins.int = ...,
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
+        tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "capabilities", b"capabilities", "items", b"items", "items_total", b"items_total", "lag_ms", b"lag_ms", "log_sequence", b"log_sequence", "models", b"models", "version", b"version", "watermark_ms", b"watermark_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "capabilities", b"capabilities", "items", b"items", "items_total", b"items_total", "lag_ms", b"lag_ms", "log_sequence", b"log_sequence", "models", b"models", "tier", b"tier", "version", b"version", "watermark_ms", b"watermark_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,16 +160,20 @@ class PrepareVersionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version name, 1 to 128 bytes of [A-Za-z0-9._-]."""
+    tier: _builtins.str
+    """Of which tier; empty = that of the process. An orchestrator with both tiers in its process needs to know."""
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
+        tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tier", b"tier", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -202,16 +210,20 @@ class ActivateVersionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """A prepared version."""
+    tier: _builtins.str
+    """Of which tier; empty = that of the process. An orchestrator with both tiers in its process needs to know."""
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
+        tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tier", b"tier", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -246,16 +258,20 @@ class RetireVersionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """A version that is not active."""
+    tier: _builtins.str
+    """Of which tier; empty = that of the process. An orchestrator with both tiers in its process needs to know."""
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
+        tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tier", b"tier", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

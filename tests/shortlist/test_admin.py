@@ -18,7 +18,8 @@ from shortlist.v1 import admin_pb2, admin_pb2_grpc
 class NamesTier:
     """A `VersionedTier` that holds names."""
 
-    def __init__(self) -> None:
+    def __init__(self, tier: str = "retrieval") -> None:
+        self.tier = tier
         self.loaded = {"v1": 10}
         self.active = "v1"
         self.changing = 0
@@ -26,7 +27,7 @@ class NamesTier:
 
     def status(self) -> TierStatus:
         return TierStatus(
-            tier="retrieval",
+            tier=self.tier,
             shard=2,
             shards=3,
             versions=tuple(
@@ -96,7 +97,9 @@ async def test_a_process_says_what_it_serves(admin: Any) -> None:
     assert status.software == shortlist.__version__
     assert status.started_ms > 1_700_000_000_000
     assert list(status.versions) == [
-        admin_pb2.LoadedVersion(version="v1", active=True, items=10, items_total=30, watermark_ms=5)
+        admin_pb2.LoadedVersion(
+            version="v1", active=True, items=10, items_total=30, watermark_ms=5, tier="retrieval"
+        )
     ]
 
 
@@ -150,3 +153,26 @@ async def test_a_name_that_no_version_has_is_invalid(admin: Any, call: Any, vers
 async def test_changes_run_one_at_a_time(admin: Any, tier: NamesTier) -> None:
     await asyncio.gather(*(prepare(admin, f"v{number}") for number in range(5)))
     assert tier.most_changing == 1
+
+
+async def test_an_orchestrator_with_tiers_inside_lists_and_changes_theirs() -> None:
+    outside, inside = NamesTier(tier="orchestrator"), NamesTier()
+    server = Server(ServerOptions(drain_s=0))
+    servicer = AdminServicer(outside, {"retrieval": inside})
+    admin_pb2_grpc.add_AdminServicer_to_server(servicer, server)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
+        admin = admin_pb2_grpc.AdminStub(channel)
+        await admin.PrepareVersion(admin_pb2.PrepareVersionRequest(version="v2", tier="retrieval"))
+        await admin.ActivateVersion(
+            admin_pb2.ActivateVersionRequest(version="v2", tier="retrieval")
+        )
+        status = await admin.GetStatus(admin_pb2.GetStatusRequest())
+        with pytest.raises(grpc.aio.AioRpcError, match="no 'ranking'") as refused:
+            await admin.RetireVersion(admin_pb2.RetireVersionRequest(version="v1", tier="ranking"))
+    await server.stop()
+    assert [(one.tier, one.version, one.active) for one in status.versions] == [
+        ("orchestrator", "v1", True),
+        ("retrieval", "v1", False),
+        ("retrieval", "v2", True),
+    ]
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
