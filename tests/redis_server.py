@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -57,6 +58,11 @@ class RedisServer:
                 [self._program, *arguments, *self._options], stdout=log, stderr=log
             )
         self._wait_until_it_answers()
+
+    def limit_files(self, most_bytes: int) -> None:
+        """No file that the server writes may become larger; a disk that is full."""
+        assert self._process is not None
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
     def kill(self) -> None:
         """`kill -9`: nothing is written any more."""

@@ -112,6 +112,12 @@ async def test_a_server_without_memory_is_full_and_still_answers(own: Any) -> No
     assert await store.head() == acknowledged
     assert acknowledged % 100 == 0
     assert await store.get("ann") is not None
+    with pytest.raises(StoreFull):
+        await store.delete_items(["a"])
+    assert await store.head() == acknowledged
+    await store.forget_users(["ann"])  # it takes no room
+    assert await store.get("ann") is None
+    assert await store.is_forgotten(["ann"]) == [True]
     await store.close()
 
 
