@@ -14,7 +14,8 @@ JOB_CONTEXT = {"auto_envvar_prefix": "SHORTLIST", "show_default": True}
 
 
 def job_options(workdir_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a job's command, which gets `workdir`, `address` and `seed`."""
+    """Decorate a job's command, which gets `workdir`, `address`, `seed` and
+    `log_sequence`."""
     options = (
         click.option(
             "--workdir",
@@ -26,6 +27,11 @@ def job_options(workdir_help: str) -> Callable[[Callable[..., Any]], Callable[..
             "--address", help="A Ray cluster; default: the enclosing job's, or a private one."
         ),
         click.option("--seed", default=0, help="Makes training repeatable."),
+        click.option(
+            "--log-sequence",
+            type=click.IntRange(min=0),
+            help="Learn from what was logged up to this change; default: until now.",
+        ),
     )
 
     def decorate(body: Callable[..., Any]) -> Callable[..., Any]:

@@ -31,32 +31,42 @@ from shortlist.errors import InvalidField
 from training.encoding import fit_encoders
 from training.ensemble import fit_mixture, mixed
 from training.fitting import Fitted, fit_network, fit_trees
-from training.forget import load_remembered
 from training.groups import Groups
 from training.item_statistics import HalfLives, count_items, located_features
+from training.job_log import tell_metrics, tell_snapshot
 from training.job_options import JOB_CONTEXT, job_options
 from training.judging import judge
 from training.ray_session import new_board, ray_session, wait_for
 from training.retrieval import promote, run_job
 from training.rewards import Rewards
+from training.snapshot import take_snapshot
 from training.teaching import Lesson, build_table, gather_lessons, shared_sources
 from training.windows import backtest_window, serving_window
 
 __all__ = ["main", "train"]
 
 
-def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[str, str]:
+def train(
+    workdir: Path,
+    *,
+    address: str | None = None,
+    seed: int = 0,
+    log_sequence: int | None = None,
+) -> dict[str, str]:
     """Train, publish and promote a ranking version.
 
-    Raises `ArtifactNotFound` before retrieval was trained, `InvalidField` for a configuration that
-    names an unknown model or head, and `ArtifactRefused` when there is nothing to learn from or an
+    Learns from the import and from what was logged up to `log_sequence`, or until now. Raises
+    `ArtifactNotFound` before retrieval was trained, `InvalidField` for a configuration that names
+    an unknown model or head, and `ArtifactRefused` when there is nothing to learn from or an
     engine differs from the model.
     """
     config = Config.load(workdir / "shortlist.yaml")
-    dataset = load_remembered(workdir, config)
     _check_models(config.ranking.models)
     store = ArtifactStore(workdir / "artifacts")
     retrieval, backtest = store.open("retrieval"), store.open("backtest")
+    snapshot = take_snapshot(workdir, config, upto=log_sequence)
+    tell_snapshot(snapshot)
+    dataset = snapshot.dataset
     past, present = backtest_window(dataset, seed=seed), serving_window(dataset)
     rewards = Rewards.of(dataset, past.known, config.ranking)
     half_lives = HalfLives.of(dataset, past.known)
@@ -94,7 +104,7 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
             artifact = staged.publish(
                 meta={
                     "watermark_ms": present.as_of_ms,
-                    "log_sequence": 0,
+                    **snapshot.meta,
                     "located": list(located_features(dataset)),
                     "items_total": dataset.n_items,
                     "schema_hash": dataset.schema.digest(),
@@ -108,6 +118,7 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
                 },
                 parents={"retrieval": retrieval.version, "backtest": backtest.version},
             )
+    tell_metrics(artifact.tier, artifact.manifest.meta["metrics"])
     promote(store, artifact)
     return {"ranking": artifact.version}
 
@@ -198,9 +209,9 @@ def _fit_ensemble(
 
 @click.command(context_settings=JOB_CONTEXT)
 @job_options("A workdir in which retrieval was trained.")
-def main(workdir: Path, address: str | None, seed: int) -> None:
+def main(workdir: Path, address: str | None, seed: int, log_sequence: int | None) -> None:
     """Train the ranking tier and promote the new version."""
-    run_job(lambda: train(workdir, address=address, seed=seed))
+    run_job(lambda: train(workdir, address=address, seed=seed, log_sequence=log_sequence))
 
 
 if __name__ == "__main__":

@@ -35,15 +35,16 @@ from shortlist.config import Config, RetrievalConfig
 from shortlist.errors import ArtifactNotFound, ArtifactRefused, ShortlistError
 from shortlist.tiers import UserContext
 from training.dataset import Dataset
-from training.forget import load_remembered
 from training.fusion import LearnedFusion, Proposed, learn_fusion
 from training.half_life import choose_half_life, recency_half_life
 from training.histories import user_histories
+from training.job_log import tell_metrics, tell_snapshot
 from training.job_options import JOB_CONTEXT, job_options
 from training.lessons import Moment, Proposer, moments, relevant_rows, users_at
 from training.metrics import ndcg
 from training.ray_session import cores_of_a_node, new_board, ray_session, wait_for
 from training.shards import TOWER_SOURCE, Writer, read_slices, reshard, sources_of
+from training.snapshot import take_snapshot
 from training.sources import TRAINERS, Absent, SourceLesson, TrainedSource
 from training.windows import Window, backtest_window, serving_window
 
@@ -62,13 +63,22 @@ _FUSION_USERS = 800
 _THREADED = ("mf",)  # sources whose training has threads of its own
 
 
-def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[str, str]:
+def train(
+    workdir: Path,
+    *,
+    address: str | None = None,
+    seed: int = 0,
+    log_sequence: int | None = None,
+) -> dict[str, str]:
     """Train, publish and promote both artifacts; versions by tier.
 
-    Raises `ArtifactRefused` when the data cannot be learned from; nothing is promoted then.
+    Learns from the import and from what was logged up to `log_sequence`, or until now. Raises
+    `ArtifactRefused` when the data cannot be learned from; nothing is promoted then.
     """
     config = Config.load(workdir / "shortlist.yaml")
-    dataset = load_remembered(workdir, config)
+    snapshot = take_snapshot(workdir, config, upto=log_sequence)
+    tell_snapshot(snapshot)
+    dataset = snapshot.dataset
     store = ArtifactStore(workdir / "artifacts")
     past, present = backtest_window(dataset, seed=seed), serving_window(dataset)
     for window in (past, present):
@@ -79,7 +89,13 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
         store.stage("retrieval") as staged_present,
         ray_session(address),
     ):
-        lesson = _Lesson(dataset=dataset, config=config, half_life_ms=half_life, seed=seed)
+        lesson = _Lesson(
+            dataset=dataset,
+            config=config,
+            half_life_ms=half_life,
+            data_end=snapshot.meta,
+            seed=seed,
+        )
         ref = ray.put(lesson)
         backtest = _Build("backtest", staged_past, past, lesson, ref)
         serving = _Build("retrieval", staged_present, present, lesson, ref)
@@ -89,6 +105,8 @@ def train(workdir: Path, *, address: str | None = None, seed: int = 0) -> dict[s
         # What was learned about how long to train holds for the version that serves.
         _train(serving, epochs=len(tower.losses), begin_with=_unfinished(tower, lesson))
         artifacts = [build.publish(fusion) for build in (backtest, serving)]
+    for artifact in artifacts:
+        tell_metrics(artifact.tier, artifact.manifest.meta["metrics"])
     # The ranker needs the two of one run, so neither serves before both are there.
     for artifact in artifacts:
         promote(store, artifact)
@@ -102,6 +120,7 @@ class _Lesson:
     dataset: Dataset
     config: Config
     half_life_ms: float | None
+    data_end: Mapping[str, Any]  # of the snapshot, for the manifest
     seed: int
 
     @property
@@ -203,6 +222,12 @@ class _Build:
             "items_total": lesson.dataset.n_items,
             "items_per_shard": self.writer.items_per_shard,
             "watermark_ms": self.window.as_of_ms,
+            # The backtest has learned less, and follows no log.
+            **{
+                name: end
+                for name, end in lesson.data_end.items()
+                if name != "log_sequence" or self.tier == "retrieval"
+            },
             "item_features": {name: one.role for name, one in schema.item_features.items()},
             "sources": list(present),
             "absent": {one.name: one.reason for one in self.sources if isinstance(one, Absent)},
@@ -464,9 +489,9 @@ def current_or_none(store: ArtifactStore, tier: str) -> str | None:
 
 @click.command(context_settings=JOB_CONTEXT)
 @job_options("Where `shortlist import` put the data set; artifacts are published below it.")
-def main(workdir: Path, address: str | None, seed: int) -> None:
+def main(workdir: Path, address: str | None, seed: int, log_sequence: int | None) -> None:
     """Train the retrieval tier and promote the new version."""
-    run_job(lambda: train(workdir, address=address, seed=seed))
+    run_job(lambda: train(workdir, address=address, seed=seed, log_sequence=log_sequence))
 
 
 def run_job(job: Callable[[], dict[str, str]]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import ray
 
 from ranking_svc.features import FeatureBuilder, FeatureSpec, ItemTable
@@ -26,6 +27,7 @@ __all__ = ["Lesson", "build_table", "gather_lessons", "shared_sources"]
 
 _MOST_NUMBERS = 150_000_000  # float32 features of all lessons, which lie in memory
 _MOMENTS_A_CALL = 100
+_LEAST_IN_COMMON = 0.5  # share of the items that a retrieval version and the data both have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +61,31 @@ def shared_sources(config: Config, retrieval: Artifact, backtest: Artifact) -> t
 def build_table(
     dataset: Dataset, window: Window, artifact: Artifact, encoders: Encoders, half_lives: HalfLives
 ) -> ItemTable:
-    whole = read_slices(artifact)
-    if not np.array_equal(whole.keys, dataset.item_keys):
-        raise ArtifactRefused(
-            f"{artifact.tier} {artifact.version} was trained on another catalogue than the "
-            "data set's; train retrieval again"
-        )
     return build_item_table(
         dataset,
         window.known,
         window.as_of_ms,
-        vectors=whole.vectors,
+        vectors=_vectors_of(dataset, artifact),
         encoder=encoders.item,
         half_lives=half_lives,
     )
+
+
+def _vectors_of(dataset: Dataset, artifact: Artifact) -> npt.NDArray[np.float32]:
+    """The vectors of a retrieval version for the items of the data set, float32 [n_items, dim].
+
+    Items that are newer than the version have none, only zeros, as when serving meets them.
+    """
+    whole = read_slices(artifact)
+    known = np.isin(dataset.item_keys, whole.keys)
+    if np.count_nonzero(known) < _LEAST_IN_COMMON * max(len(known), len(whole.keys)):
+        raise ArtifactRefused(
+            f"{artifact.tier} {artifact.version} was trained on another catalogue than the "
+            "data set's; train retrieval again"
+        )
+    vectors = np.zeros((len(known), whole.vectors.shape[1]), np.float32)
+    vectors[known] = whole.vectors[np.searchsorted(whole.keys, dataset.item_keys[known])]
+    return vectors
 
 
 def gather_lessons(lesson: Lesson, lesson_ref: ray.ObjectRef, window: Window) -> Groups:

@@ -318,8 +318,7 @@ def test_the_ranker_is_not_trained_before_retrieval(trained_copy: Path) -> None:
 def test_the_ranker_is_not_trained_on_another_catalogue_than_retrieval(
     trained_copy: Path, dataset: Dataset
 ) -> None:
-    keys = dataset.item_keys.copy()
-    keys[-1] += 1
+    keys = dataset.item_keys + 1
     write_dataset(
         trained_copy / "dataset",
         items=dataset.items.set_column(0, "key", pa.array(keys)),
