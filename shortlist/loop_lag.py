@@ -17,6 +17,9 @@ class LoopLag:
 
     A block is seen less at most one sample short: whoever blocks 50 ms makes a lag of 45 to 50 ms.
     One wake-up costs some 15 us of CPU.
+
+    A loop is late because it computes, or because its thread had no core or waited: for the disk,
+    for the interpreter's lock. `busy_peak_s` is what it computed itself in one such lag.
     """
 
     def __init__(
@@ -29,7 +32,10 @@ class LoopLag:
         self._observe = observe
         self._clock = clock
         self._due = float("inf")
-        self._peaks = [0.0, 0.0]  # of the window that ended last, and of the one that runs
+        self._cpu_s = 0.0  # of the loop's thread, when it was last awake
+        # Of the window that ended last, and of the one that runs.
+        self._peaks = [0.0, 0.0]
+        self._busy_peaks = [0.0, 0.0]
         self._window_ends = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -42,6 +48,11 @@ class LoopLag:
         """
         return max(*self._peaks, self._clock() - self._due)
 
+    @property
+    def busy_peak_s(self) -> float:
+        """The most CPU time of the loop's thread within one lag; of the same time as `peak_s`."""
+        return max(self._busy_peaks)
+
     def start(self) -> None:
         """Begin to sample the running loop."""
         self._window_ends = self._clock() + PEAK_S
@@ -53,6 +64,7 @@ class LoopLag:
         self._due = float("inf")
 
     def _again(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._cpu_s = time.thread_time()
         self._due = self._clock() + SAMPLE_S
         self._timer = loop.call_later(SAMPLE_S, self._sample, loop)
 
@@ -61,7 +73,10 @@ class LoopLag:
         lag_s = max(0.0, now - self._due)
         if now >= self._window_ends:
             self._peaks = [self._peaks[1], 0.0]
+            self._busy_peaks = [self._busy_peaks[1], 0.0]
             self._window_ends = now + PEAK_S
         self._peaks[1] = max(self._peaks[1], lag_s)
+        busy_s = min(lag_s, time.thread_time() - self._cpu_s)
+        self._busy_peaks[1] = max(self._busy_peaks[1], busy_s)
         self._observe(lag_s)
         self._again(loop)

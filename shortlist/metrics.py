@@ -79,6 +79,11 @@ class Metrics:
             "The longest lag of the event loop in the last 30 to 60 s.",
             registry=self.registry,
         ).set_function(lambda: self._lag.peak_s)
+        Gauge(
+            "shortlist_event_loop_busy_max_seconds",
+            "The most CPU time that the event loop itself took in one lag, in the same time.",
+            registry=self.registry,
+        ).set_function(lambda: self._lag.busy_peak_s)
 
     @property
     def watches(self) -> Watches:

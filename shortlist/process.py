@@ -7,6 +7,7 @@ imports numpy at its top; `service_options` limits the threads before the comman
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -199,6 +200,9 @@ def service_options(
 
 
 async def _serve(server: Server, ports: dict[str, int]) -> None:
+    # What is loaded stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     port = await server.start()
     click.echo(json.dumps({"event": "serving", "port": port, **ports}))
     await server.serve_until_stopped()

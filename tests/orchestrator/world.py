@@ -6,7 +6,7 @@ The switches (`fails`, `delay_s`, `version`) make a tier misbehave on purpose.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -382,13 +382,14 @@ def a_world(
     replicas: int = 1,
     rankers: int = 1,
     watches: Watches | None = None,
+    scorers: Sequence[KeyRanker] = (),
 ) -> World:
     """Users `ann` (20 items of history) and `bob` (2); `now` is a day after the watermark."""
     catalogue = Catalogue.of(items)
     groups = [
         [ArrayShard(catalogue, shard, shards) for _ in range(replicas)] for shard in range(shards)
     ]
-    scorers = [KeyRanker() for _ in range(rankers)]
+    scorers = scorers or [KeyRanker() for _ in range(rankers)]
     users = {
         "ann": a_user("ann", catalogue, range(20)),
         "bob": a_user("bob", catalogue, range(40, 42)),
@@ -407,7 +408,7 @@ def a_world(
     return World(
         catalogue=catalogue,
         shards=[replica for group in groups for replica in group],
-        rankers=scorers,
+        rankers=list(scorers),
         profiles=profiles,
         recommender=recommender,
         users=users,

@@ -20,6 +20,22 @@ async def test_a_block_of_the_loop_is_a_sample_and_the_peak() -> None:
     assert lag.peak_s == max(samples)
 
 
+async def test_what_the_loop_computes_itself_is_told_apart_from_waiting() -> None:
+    waited, computed = LoopLag(), LoopLag()
+    waited.start()
+    await asyncio.sleep(3 * SAMPLE_S)
+    time.sleep(BLOCK_S)
+    await asyncio.sleep(3 * SAMPLE_S)
+    waited.stop()
+    computed.start()
+    await asyncio.sleep(3 * SAMPLE_S)
+    _compute(BLOCK_S)
+    await asyncio.sleep(3 * SAMPLE_S)
+    computed.stop()
+    assert waited.busy_peak_s < BLOCK_S / 2
+    assert computed.busy_peak_s >= BLOCK_S - SAMPLE_S
+
+
 async def test_another_thread_sees_a_block_that_has_not_ended() -> None:
     lag = LoopLag()
     lag.start()
@@ -53,6 +69,12 @@ async def test_a_watch_that_has_stopped_says_nothing_more() -> None:
     await asyncio.sleep(3 * SAMPLE_S)
     assert samples == []
     assert lag.peak_s == 0
+
+
+def _compute(seconds: float) -> None:
+    started = time.thread_time()
+    while time.thread_time() - started < seconds:
+        pass
 
 
 def _peak_after(lag: LoopLag, seconds: float) -> float:
