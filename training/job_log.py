@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from typing import Any
 
+from shortlist.artifacts import Artifact
 from training.snapshot import Snapshot
 
 __all__ = ["tell", "tell_metrics", "tell_snapshot"]
@@ -26,6 +25,8 @@ def tell_snapshot(snapshot: Snapshot) -> None:
     )
 
 
-def tell_metrics(tier: str, metrics: Mapping[str, Any]) -> None:
+def tell_metrics(artifact: Artifact) -> None:
     """A line for programs: `metrics: ` and JSON."""
-    tell("metrics: " + json.dumps({"tier": tier, **metrics}, default=str))
+    metrics = artifact.manifest.meta.get("metrics")
+    said = {"tier": artifact.tier, "version": artifact.version, "metrics": metrics}
+    tell("metrics: " + json.dumps(said))

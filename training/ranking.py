@@ -118,7 +118,7 @@ def train(
                 },
                 parents={"retrieval": retrieval.version, "backtest": backtest.version},
             )
-    tell_metrics(artifact.tier, artifact.manifest.meta["metrics"])
+    tell_metrics(artifact)
     promote(store, artifact)
     return {"ranking": artifact.version}
 

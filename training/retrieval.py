@@ -106,7 +106,7 @@ def train(
         _train(serving, epochs=len(tower.losses), begin_with=_unfinished(tower, lesson))
         artifacts = [build.publish(fusion) for build in (backtest, serving)]
     for artifact in artifacts:
-        tell_metrics(artifact.tier, artifact.manifest.meta["metrics"])
+        tell_metrics(artifact)
     # The ranker needs the two of one run, so neither serves before both are there.
     for artifact in artifacts:
         promote(store, artifact)
