@@ -78,12 +78,18 @@ class Snapshot:
 
 
 def take_snapshot(
-    workdir: Path, config: Config, *, upto: int | None = None, learned: Learned | None = None
+    workdir: Path,
+    config: Config,
+    *,
+    upto: int | None = None,
+    learned: Learned | None = None,
+    catalogue: pa.Table | None = None,
 ) -> Snapshot:
     """The workdir's data set with what was logged up to the number `upto`, or until now.
 
     `learned` says what a version that is to be judged has learned from: all else is the test part.
-    Without it the newest is held out. Raises `InvalidField` when the log does not reach `upto`,
+    Without it the newest is held out. `catalogue` are the items, by ascending key, instead of those
+    of now. Raises `InvalidField` when the log does not reach `upto`,
     `ProfilesUnavailable`, and `DatasetUnreadable`.
     """
     dataset = load_remembered(workdir, config)
@@ -93,7 +99,7 @@ def take_snapshot(
     read = asyncio.run(_read(workdir, config, dataset.schema, upto))
     if not len(read.events) and not read.items:
         return _imported(dataset, read.upto)
-    return _Joining(dataset, read).snapshot(learned)
+    return _Joining(dataset, read, catalogue).snapshot(learned)
 
 
 def log_head(workdir: Path, config: Config) -> int:
@@ -156,8 +162,8 @@ def _learned_of_import(dataset: Dataset, upto: int) -> Learned:
 class _Joining:
     """One import and one log: the steps in their order."""
 
-    def __init__(self, dataset: Dataset, read: _Read) -> None:
-        self._imported, self._read = dataset, read
+    def __init__(self, dataset: Dataset, read: _Read, catalogue: pa.Table | None) -> None:
+        self._imported, self._read, self._catalogue = dataset, read, catalogue
 
     def snapshot(self, learned: Learned | None) -> Snapshot:
         items, published_ms = self._items()
@@ -181,10 +187,14 @@ class _Joining:
         )
 
     def _items(self) -> tuple[pa.Table, Int64s]:
-        """The catalogue as it is now, by key, and when each item was published."""
+        """The catalogue by key, and when each item was published."""
+        items = self._items_of_now() if self._catalogue is None else self._catalogue
+        return items, items["published_ms"].fill_null(UNKNOWN_TIME_MS).to_numpy()
+
+    def _items_of_now(self) -> pa.Table:
         known, changed = self._imported.items, self._read.items
         if not changed:
-            return known, self._imported.published_ms
+            return known
         stays = ~np.isin(self._imported.item_keys, np.array(list(changed), np.uint64))
         roles = {name: one.role for name, one in self._imported.schema.item_features.items()}
         reader = CatalogueReader(known.drop_columns(["key"]).schema, roles)
@@ -194,8 +204,7 @@ class _Joining:
         if read.expires_ms.any():
             expires = np.concatenate([np.zeros(int(stays.sum()), np.int64), read.expires_ms])
             table = table.append_column(EXPIRES, pa.array(expires, mask=expires == 0))
-        table = table.take(pa.array(np.argsort(table["key"].to_numpy()))).combine_chunks()
-        return table, table["published_ms"].fill_null(UNKNOWN_TIME_MS).to_numpy()
+        return table.take(pa.array(np.argsort(table["key"].to_numpy()))).combine_chunks()
 
     def _users(self) -> pa.Table:
         """Those of the import, and those who came with an event, of whom nothing else is known."""
@@ -256,7 +265,8 @@ class _Joining:
         dataset, upto = self._imported, self._read.upto
         info = dataset.info
         if info.split_method != "time":
-            return _parts_left(rows), Learned(log_sequence=upto, imported_before_ms=None), info
+            known = learned or Learned(log_sequence=upto, imported_before_ms=None)
+            return _parts_left(rows, known.log_sequence), known, info
         if learned is None:
             if not rows.logged:
                 return rows.events.split, _learned_of_import(dataset, upto), info
@@ -378,13 +388,15 @@ def _parts_by_time(
     return codes, cut
 
 
-def _parts_left(rows: _Rows) -> npt.NDArray[np.int8]:
+def _parts_left(rows: _Rows, learned_upto: int) -> npt.NDArray[np.int8]:
     """The import's parts. A pair of user and item that was logged again is no secret any more: all
-    of its rows are learned from.
+    of its rows are learned from. What was logged after `learned_upto` is test.
     """
     pairs = rows.events.user.astype(np.int64) << 32 | rows.events.item
     codes = rows.events.split.copy()
-    codes[np.isin(pairs, pairs[rows.sequence > 0])] = TRAIN
+    codes[rows.sequence > learned_upto] = TEST
+    again = (rows.sequence > 0) & (rows.sequence <= learned_upto)
+    codes[np.isin(pairs, pairs[again])] = TRAIN
     return codes
 
 

@@ -30,6 +30,7 @@ from training.evaluation.rankers import ranker_figures
 from training.evaluation.retrieval import recall_curves, retrieval_of
 from training.evaluation.systems import PAGE, Judge, comparisons
 from training.evaluation.tradeoffs import Tradeoffs
+from training.held_out import held_out_from
 from training.windows import Window, test_window
 
 __all__ = ["FORMAT", "evaluate"]
@@ -52,19 +53,21 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure the current versions on at most `users` random users of the test part.
 
-    Every user counts, also those without a history. What a user has seen is neither recommended
-    nor relevant. Writes `<workdir>/evaluation.json` and returns its content. Raises
-    `ArtifactRefused` when the data set has no test part, and what opening artifacts raises.
+    The test part is what neither has learned from, see `training.held_out`. Every user counts, also
+    those without a history. What a user has seen is neither recommended nor relevant. Writes
+    `<workdir>/evaluation.json` and returns its content. Raises `ArtifactRefused` when the data set
+    has no test part, and what opening artifacts raises.
     """
-    dataset = Dataset.load(workdir / "dataset")
     config = Config.load(workdir / "shortlist.yaml")
+    store = ArtifactStore(workdir / "artifacts")
+    retrieval, ranking = store.open("retrieval"), store.open("ranking")
+    dataset = held_out_from(workdir, config, retrieval, ranking)
     window = test_window(dataset)
     exams = exams_of(dataset, window, config, users=users, seed=seed)
-    store = ArtifactStore(workdir / "artifacts")
     bench = Bench(
         config=config,
-        shards=Shards(store.open("retrieval")),
-        rankers=Rankers(store.open("ranking"), config.ranking),
+        shards=Shards(retrieval),
+        rankers=Rankers(ranking, config.ranking),
     )
     evaluation = _Evaluation(workdir, dataset, window, exams, bench, seed, progress)
     result: dict[str, Any] = _plain(evaluation.run())
