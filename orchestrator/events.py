@@ -11,16 +11,15 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from itertools import chain
 
 from orchestrator.event_checks import CheckedEvents, EventChecker, check_batch_size
+from orchestrator.event_places import PlaceFinder
 from shortlist.config import StoreConfig
 from shortlist.errors import InvalidField, ShortlistError
 from shortlist.feed import Acknowledgement, EventBatch, EventRefusal, EventReport, RecordedEvent
-from shortlist.live import Appended, LiveEvent
-from shortlist.places import place_keys
-from shortlist.schema import Feature, Schema
+from shortlist.live import Appended
+from shortlist.schema import Schema
 from shortlist.stores import Store, StoreFull
 from shortlist.telemetry import EventWatch, Unwatched
 
@@ -57,7 +56,7 @@ class EventIntake:
         self._store = store
         self._watch = watch or Unwatched()
         self._checker = EventChecker(schema, config.max_future_ms)
-        self._places = _PlaceFinder(store, schema)
+        self._places = PlaceFinder(store, schema)
         self._clock = clock
         self._room = _Room(config.queue_events)
         self._watch.reads_queue(lambda: self._room.waiting, config.queue_events)
@@ -145,44 +144,6 @@ class EventIntake:
             await _let_others(start)
             self._checker.check(batch, start, start + _PIECE, now_ms, checked)
         return checked
-
-
-class _PlaceFinder:
-    """Where events happened: places of their context, and of their users' profiles.
-
-    It is what training counts for the geographic source, so that live counts go on from there.
-    """
-
-    def __init__(self, store: Store, schema: Schema | None) -> None:
-        self._store = store
-        self._of_events = _geo(schema.context_features if schema else {})
-        self._of_users = _geo(schema.user_features if schema else {})
-
-    async def added(self, events: list[LiveEvent]) -> list[LiveEvent]:
-        """The events with their places. Raises `ProfilesUnavailable`."""
-        if not self._of_events and not self._of_users:
-            return events
-        homes = await self._homes(dict.fromkeys(event.user_id for event in events))
-        return [
-            replace(event, places=tuple(dict.fromkeys((*self._here(event), *homes[event.user_id]))))
-            for event in events
-        ]
-
-    def _here(self, event: LiveEvent) -> list[int]:
-        return place_keys(event.context, self._of_events).tolist() if event.context else []
-
-    async def _homes(self, users: dict[str, None]) -> dict[str, list[int]]:
-        """By user; one read for each, and only where users have places at all."""
-        homes: dict[str, list[int]] = {user_id: [] for user_id in users}
-        if not self._of_users:
-            return homes
-        for at, user_id in enumerate(users):
-            if at % _PIECE == 0:
-                await _let_others(at)
-            profile = await self._store.get(user_id)
-            if profile is not None:
-                homes[user_id] = place_keys(profile.attributes, self._of_users).tolist()
-        return homes
 
 
 class _Room:
@@ -274,10 +235,6 @@ async def _let_others(done: int) -> None:
     pieces = done // _PIECE
     if pieces:
         await asyncio.sleep(0 if pieces % _PIECES_A_PAUSE else _PAUSE_S)
-
-
-def _geo(features: dict[str, Feature]) -> tuple[str, ...]:
-    return tuple(name for name, feature in features.items() if feature.role == "geo")
 
 
 def _accepted(checked: Sequence[CheckedEvents], appended: Appended) -> int:

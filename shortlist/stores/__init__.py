@@ -91,6 +91,10 @@ class Store(ProfileStore, Protocol):
     has changed. All of one call is applied at once: a reader sees everything of it or nothing.
     """
 
+    async def attributes_of(self, ids: Sequence[str]) -> list[Mapping[str, AttributeValue]]:
+        """The attributes of the users' profiles, aligned with `ids`; of unknown users none."""
+        ...
+
     async def append(self, events: Sequence[LiveEvent]) -> Appended:
         """Append events to the log and update the profiles of their users in the same step.
 

@@ -23,7 +23,7 @@ from shortlist.live import (
 )
 from shortlist.stores import Impressions, Profile, StoreFull, check_profile
 from shortlist.stores.packing import check_event, event_details, item_text, json_text
-from shortlist.tiers import History, Keys
+from shortlist.tiers import AttributeValue, History, Keys
 
 __all__ = ["MemoryProfileStore", "MemoryStore"]
 
@@ -54,6 +54,9 @@ class MemoryStore:
         if not events and user_id not in self._shown:
             return base
         return self._profile(user_id, base or _nobody(user_id), events)
+
+    async def attributes_of(self, ids: Sequence[str]) -> list[Mapping[str, AttributeValue]]:
+        return [self._base[id].attributes if id in self._base else {} for id in ids]
 
     async def append(self, events: Sequence[LiveEvent]) -> Appended:
         for event in events:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ __all__ = [
     "pack_impressions",
     "pack_live",
     "pack_profile",
+    "unpack_attributes",
     "unpack_impressions",
     "unpack_keys",
     "unpack_live",
@@ -43,6 +46,9 @@ _PROFILE = ("<u8", "<i8", "<u8", "<u8", "<i8", "<f4")
 _LIVE = ("<u8", "<i8", "<u8", "<i8", "<f4")
 _IMPRESSIONS = ("<u8", "<i8")
 _DIGEST_BYTES = 16
+# The row of lengths of a packed profile, and how many bytes a value of each column takes.
+_LENGTHS = struct.Struct(f"<{len(_PROFILE)}Q")
+_WIDTHS = tuple(np.dtype(one).itemsize for one in _PROFILE)
 
 
 class Unpackable(Exception):
@@ -75,6 +81,16 @@ def unpack_profile(user_key: int, blob: bytes) -> Profile:
         impressions=Impressions(keys=shown, times_ms=shown_ms),
         counters=document["counters"],
     )
+
+
+def unpack_attributes(blob: bytes) -> dict[str, AttributeValue]:
+    """Of a packed profile, without the rest of it."""
+    try:
+        lengths = _LENGTHS.unpack_from(blob)
+        at = _LENGTHS.size + sum(map(mul, lengths, _WIDTHS))
+        return _attributes(json.loads(blob[at:])["attributes"])
+    except (ValueError, KeyError, struct.error, OverflowError) as error:
+        raise Unpackable(f"a profile cannot be read: {error}") from error
 
 
 def pack_live(live: LiveProfile) -> bytes:

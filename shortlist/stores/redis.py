@@ -62,12 +62,13 @@ from shortlist.stores.packing import (
     pack_impressions,
     pack_live,
     pack_profile,
+    unpack_attributes,
     unpack_impressions,
     unpack_keys,
     unpack_live,
     unpack_profile,
 )
-from shortlist.tiers import Keys
+from shortlist.tiers import AttributeValue, Keys
 
 __all__ = ["RedisStore"]
 
@@ -134,6 +135,13 @@ class RedisStore:
             live = _folded(unpack_live(folded), tail, self._bounds)
             imported = None if base is None else unpack_profile(key, base)
             return overlay(key, imported, live, _merged(shown, self._bounds), self._bounds)
+
+    async def attributes_of(self, ids: Sequence[str]) -> list[Mapping[str, AttributeValue]]:
+        if not ids:
+            return []
+        found = await self._run(scripts.GET_BASE, *(_key(key) for key in keys_of(ids).tolist()))
+        with _readable():
+            return [unpack_attributes(blob) if blob else {} for blob in found]
 
     async def append(self, events: Sequence[LiveEvent]) -> Appended:
         if self._waiting + len(events) > self._config.queue_events:

@@ -32,6 +32,7 @@ __all__ = [
     "EVENTS",
     "FOLD",
     "FORGET",
+    "GET_BASE",
     "GET_ITEMS",
     "IMPORT_ITEMS",
     "IMPORT_PROFILES",
@@ -119,6 +120,19 @@ return {
     redis.call('LRANGE', P .. 'tail:' .. ARGV[1], 0, -1),
     redis.call('LRANGE', P .. 'shown:' .. ARGV[1], 0, -1),
 }
+"""
+)
+
+# ARGV: users. Returns what was imported of each; empty for nothing.
+GET_BASE = (
+    _BEGIN
+    + """
+local base = redis.call('GET', P .. 'base')
+local found = {}
+for at, key in ipairs(ARGV) do
+    found[at] = base and redis.call('HGET', P .. 'base:' .. base, key) or ''
+end
+return found
 """
 )
 

@@ -41,6 +41,7 @@ from shortlist.stores.packing import (
     item_text,
     json_text,
     pack_profile,
+    unpack_attributes,
     unpack_impressions,
     unpack_keys,
     unpack_live,
@@ -68,7 +69,7 @@ from shortlist.stores.sqlite_schema import (
     to_unsigned,
 )
 from shortlist.stores.sqlite_writer import GroupWriter, translated
-from shortlist.tiers import Keys
+from shortlist.tiers import AttributeValue, Keys
 
 __all__ = ["SqliteStore"]
 
@@ -158,6 +159,12 @@ class SqliteStore:
                 live = fold(live, tail, self._bounds)
             imported = None if base is None else unpack_profile(key, base)
             return overlay(key, imported, live, unpack_impressions(shown), self._bounds)
+
+    async def attributes_of(self, ids: Sequence[str]) -> list[Mapping[str, AttributeValue]]:
+        try:
+            return await self._read_aside(lambda c: _attributes_of(c, ids))
+        except _NotWrittenYet:
+            return [{} for _ in ids]
 
     async def append(self, events: Sequence[LiveEvent]) -> Appended:
         return await self._writer.write(events=[event_row(event) for event in events])
@@ -313,6 +320,15 @@ class _NotWrittenYet(ProfilesUnavailable):
 
 def _read_events(after: int, upto: int, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
     return connection.execute(_EVENTS, (after, upto, _EVENTS_A_READ)).fetchall()
+
+
+def _attributes_of(
+    connection: sqlite3.Connection, ids: Sequence[str]
+) -> list[Mapping[str, AttributeValue]]:
+    keys = [to_signed(key) for key in keys_of(ids).tolist()]
+    statement = f"SELECT user_key, profile FROM base_{base_half(connection)} WHERE user_key IN {{}}"
+    found = {key: unpack_attributes(blob) for key, blob in select_in(connection, statement, keys)}
+    return [found.get(key, {}) for key in keys]
 
 
 def _get_items(connection: sqlite3.Connection, ids: Sequence[str]) -> list[CatalogItem | None]:

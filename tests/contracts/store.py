@@ -133,6 +133,17 @@ class StoreContract:
         assert await store.get("bob") is None
         assert await store.get("") is None
 
+    async def test_attributes_of_many_users_are_read_at_once(self, store: Store) -> None:
+        assert await store.attributes_of(["ann"]) == [{}]
+        ann = a_profile("ann", country="no", langs=("nb", "en"), age=30.5)
+        await store.replace_base([("ann", ann), ("bob", a_profile("bob"))], [])
+        await store.append([an_event(1, user="eve")])
+        found = await store.attributes_of(["eve", "ann", "bob", "nobody", "ann"])
+        assert found == [{}, ann.attributes, {}, {}, ann.attributes]
+        await store.forget_users(["ann"])
+        assert await store.attributes_of(["ann"]) == [{}]
+        assert await store.attributes_of([]) == []
+
     async def test_an_empty_profile_is_still_a_profile(self, store: Store) -> None:
         empty = Profile(user_key=key_of("ann"), history=History.empty())
         await store.replace_base([("ann", empty)], [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 
@@ -12,6 +12,7 @@ from shortlist.feed import EventBatch, RecordedEvent
 from shortlist.live import Appended, LiveEvent
 from shortlist.stores import Profile, ProfilesUnavailable, StoreFull
 from shortlist.stores.memory import MemoryStore
+from shortlist.tiers import AttributeValue
 from tests.orchestrator.world import World, a_world
 
 _numbers = count()
@@ -27,6 +28,10 @@ class BreakableStore(MemoryStore):
     async def get(self, user_id: str) -> Profile | None:
         self._check()
         return await super().get(user_id)
+
+    async def attributes_of(self, ids: Sequence[str]) -> list[Mapping[str, AttributeValue]]:
+        self._check()
+        return await super().attributes_of(ids)
 
     async def head(self) -> int:
         self._check()

@@ -1,0 +1,68 @@
+"""Where events happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from shortlist.live import LiveEvent
+from shortlist.places import place_keys
+from shortlist.schema import Feature, Schema
+from shortlist.stores import Store
+from shortlist.tiers import AttributeValue
+
+__all__ = ["PlaceFinder"]
+
+_Values = tuple[tuple[str, AttributeValue], ...]  # of geo features, by name
+
+
+class PlaceFinder:
+    """Where events happened: places of their context, and of their users' profiles.
+
+    It is what training counts for the geographic source, so that live counts go on from there.
+    """
+
+    def __init__(self, store: Store, schema: Schema | None) -> None:
+        self._store = store
+        self._of_events = _geo(schema.context_features if schema else {})
+        self._of_users = _geo(schema.user_features if schema else {})
+
+    async def added(self, events: list[LiveEvent]) -> list[LiveEvent]:
+        """The events with their places. Raises `ProfilesUnavailable`."""
+        homes = await self._homes(events)
+        found = [self._here(event) + homes.get(event.user_id, ()) for event in events]
+        return [
+            replace(event, places=tuple(dict.fromkeys(places))) if places else event
+            for event, places in zip(events, found, strict=True)
+        ]
+
+    def _here(self, event: LiveEvent) -> tuple[int, ...]:
+        return _keys(_values(event.context, self._of_events))
+
+    async def _homes(self, events: Sequence[LiveEvent]) -> dict[str, tuple[int, ...]]:
+        """By user; read only where users have places at all."""
+        if not self._of_users:
+            return {}
+        users = list(dict.fromkeys(event.user_id for event in events))
+        attributes = await self._store.attributes_of(users)
+        return {
+            user_id: _keys(_values(one, self._of_users))
+            for user_id, one in zip(users, attributes, strict=True)
+        }
+
+
+def _geo(features: Mapping[str, Feature]) -> tuple[str, ...]:
+    return tuple(name for name, feature in features.items() if feature.role == "geo")
+
+
+def _values(attributes: Mapping[str, AttributeValue], features: Sequence[str]) -> _Values:
+    if not attributes:
+        return ()
+    return tuple((name, attributes[name]) for name in features if name in attributes)
+
+
+@lru_cache(maxsize=10_000)
+def _keys(values: _Values) -> tuple[int, ...]:
+    """Of many events the places are the same few."""
+    return tuple(place_keys(dict(values), [name for name, _ in values]).tolist()) if values else ()
