@@ -12,8 +12,9 @@ import contextlib
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ import click
 import numpy as np
 from rich.table import Table
 
+from benchmarks.live.flow import EventFlow
 from benchmarks.live.load import PageLoad
 from benchmarks.live.probes import (
     delete_to_gone,
     event_to_page,
-    ingest,
     sightings_after,
     upsert_to_recommended,
 )
@@ -44,6 +45,10 @@ from shortlist.live import CatalogItem
 
 __all__ = ["main"]
 
+_MORE_THAN_IT_TAKES = 40_000  # events a second
+_PAUSE_S = 0.5  # for what a stretch has left behind
+_RESAMPLES = 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -53,7 +58,7 @@ class Plan:
     rate: float  # pages a second meanwhile
     ingest_rate: float  # events a second beside which pages are timed
     seconds: float  # of one timed stretch
-    rounds: int  # of quiet and busy stretches, in turn
+    rounds: int  # of a quiet and a busy stretch, in turn
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -75,12 +80,14 @@ class Plan:
     help="Measure only this one; may be repeated.",
 )
 @click.option("--samples", default=100, show_default=True, help="Changes of each kind.")
-@click.option("--rate", default=5.0, show_default=True, help="Pages a second meanwhile.")
+@click.option("--rate", default=10.0, show_default=True, help="Pages a second meanwhile.")
 @click.option(
     "--ingest-rate", default=5000.0, show_default=True, help="Events a second beside the pages."
 )
-@click.option("--seconds", default=10.0, show_default=True, help="Of one timed stretch.")
-@click.option("--rounds", default=5, show_default=True, help="Quiet and busy stretches, in turn.")
+@click.option("--seconds", default=5.0, show_default=True, help="Of one timed stretch.")
+@click.option(
+    "--rounds", default=12, show_default=True, help="Of a quiet and a busy stretch, in turn."
+)
 def main(
     as_json: bool,
     items: int,
@@ -138,17 +145,19 @@ async def _measure(target: str, folder: Path, plan: Plan, terminal: Terminal) ->
                 delete_ms = await delete_to_gone(client, parts[2])
             with terminal.step("sightings after the acknowledgement"):
                 sightings = await sightings_after(client, parts[3], readers=4, pages=3)
-        with terminal.step("as many events as it takes"):
-            most = await ingest(client, users, items, seconds=plan.seconds, rate=None, seed=1)
-        with terminal.step("pages beside events"):
-            ratios = await _ratios(client, users, items, plan)
+        with EventFlow(target, users, items) as flow:
+            with terminal.step("as many events as it takes"):
+                await flow.prepare(int(plan.seconds * _MORE_THAN_IT_TAKES), seed=1)
+                most = await flow.send(plan.seconds)
+            with terminal.step("pages beside events"):
+                beside = await _beside_events(client, flow, users, plan)
     return {
         "event_to_page_ms": _spread(event_ms),
         "upsert_to_recommended_ms": _spread(upsert_ms),
         "delete_to_gone_ms": _spread(delete_ms),
         "sightings_after_ack": sightings,
         "ingest_per_s": most,
-        **ratios,
+        **beside,
         "pages": len(load.latencies_ms),
         "failed_pages": load.failures,
         "recommend_ms": _spread(load.latencies_ms),
@@ -165,34 +174,44 @@ async def _new_items(
     return [replace(one, id=f"new-{uuid.uuid4().hex}", published_ms=now_ms) for one in found]
 
 
-async def _ratios(
-    client: AsyncClient, users: list[str], items: list[str], plan: Plan
+async def _beside_events(
+    client: AsyncClient, flow: EventFlow, users: list[str], plan: Plan
 ) -> dict[str, Any]:
-    """Recommend's p99 beside a steady flow of events / its quiet p99; the median of the rounds."""
-    quiet_ms, busy_ms, rates = [], [], []
-    for round_ in range(plan.rounds):
-        quiet = PageLoad(client, users, rate=plan.rate, seed=round_)
-        await quiet.run_for(plan.seconds)
-        busy = PageLoad(client, users, rate=plan.rate, seed=round_)
-        async with busy.running():
-            rate = await ingest(
-                client,
-                users,
-                items,
-                seconds=plan.seconds,
-                rate=plan.ingest_rate,
-                seed=round_,
-            )
-        quiet_ms.append(quiet.percentile(99))
-        busy_ms.append(busy.percentile(99))
-        rates.append(rate)
-    ratios = [busy / quiet for busy, quiet in zip(busy_ms, quiet_ms, strict=True)]
+    """The same pages with a steady flow of events and without, in turn; who is first changes."""
+    quiet: list[list[float]] = []
+    busy: list[list[float]] = []
+    rates: list[float] = []
+    for number in range(plan.rounds):
+        await flow.prepare(int(plan.seconds * plan.ingest_rate), seed=number)
+        for with_events in (number % 2 == 0, number % 2 == 1):
+            await asyncio.sleep(_PAUSE_S)
+            load = PageLoad(client, users, rate=plan.rate, seed=number)
+            async with load.running():
+                if with_events:
+                    rates.append(await flow.send(plan.seconds, rate=plan.ingest_rate))
+                else:
+                    await asyncio.sleep(plan.seconds)
+            (busy if with_events else quiet).append(load.latencies_ms)
     return {
-        "recommend_p99_ratio": float(np.median(ratios)),
-        "recommend_p99_ratios": ratios,
-        "recommend_p99_quiet_ms": float(np.median(quiet_ms)),
-        "recommend_p99_busy_ms": float(np.median(busy_ms)),
         "ingest_beside_pages_per_s": float(np.median(rates)),
+        "recommend_quiet_ms": _spread(list(chain(*quiet))),
+        "recommend_busy_ms": _spread(list(chain(*busy))),
+        **_ratio(quiet, busy),
+    }
+
+
+def _ratio(quiet: list[list[float]], busy: list[list[float]]) -> dict[str, Any]:
+    """p99 of all busy stretches / of all quiet ones, with 95 % by drawing rounds anew."""
+
+    def of(rounds: Iterable[int]) -> float:
+        chosen = list(rounds)
+        beside, alone = ([one for at in chosen for one in side[at]] for side in (busy, quiet))
+        return float(np.percentile(beside, 99) / np.percentile(alone, 99))
+
+    drawn = np.random.default_rng(0).integers(len(quiet), size=(_RESAMPLES, len(quiet)))
+    return {
+        "recommend_p99_ratio": of(range(len(quiet))),
+        "recommend_p99_ratio_95": np.percentile([of(one) for one in drawn], [2.5, 97.5]).tolist(),
     }
 
 
@@ -210,6 +229,8 @@ def _table(result: dict[str, Any], systems: tuple[str, ...]) -> Table:
         ("upsert_to_recommended_ms", "upsert to first recommended, ms"),
         ("delete_to_gone_ms", "delete to last seen, ms"),
         ("recommend_ms", "a page meanwhile, ms"),
+        ("recommend_quiet_ms", "a page without events, ms"),
+        ("recommend_busy_ms", "a page beside the events, ms"),
     ):
         for q in ("p50", "p99"):
             table.add_row(f"{unit} ({q})", *(f"{result[name][row][q]:.1f}" for name in names))
@@ -217,9 +238,7 @@ def _table(result: dict[str, Any], systems: tuple[str, ...]) -> Table:
         ("sightings_after_ack", "sightings after the acknowledgement"),
         ("ingest_per_s", "durable events a second"),
         ("ingest_beside_pages_per_s", "events a second beside the pages"),
-        ("recommend_p99_quiet_ms", "Recommend p99, quiet, ms"),
-        ("recommend_p99_busy_ms", "Recommend p99, beside the events, ms"),
-        ("recommend_p99_ratio", "their ratio"),
+        ("recommend_p99_ratio", "p99 beside the events / without"),
     ):
         table.add_row(what, *(f"{result[name][row]:,.2f}" for name in names))
     return table

