@@ -14,6 +14,8 @@ __all__ = [
     "ArtifactNotFound",
     "ArtifactRefused",
     "BudgetExceeded",
+    "ClusterRefused",
+    "ClusterUnreachable",
     "CoverageTooLow",
     "InvalidField",
     "InvalidRequest",
@@ -95,6 +97,18 @@ class BudgetExceeded(ShortlistError):
     """The deadline passed before any stage could answer."""
 
     status_name = "DEADLINE_EXCEEDED"
+
+
+class ClusterRefused(ShortlistError):
+    """A Ray cluster does not accept the credentials, or does not do what it is asked to."""
+
+    status_name = "UNAUTHENTICATED"
+
+
+class ClusterUnreachable(ShortlistError):
+    """Nothing that answers like a Ray cluster is at the address."""
+
+    status_name = "UNAVAILABLE"
 
 
 class NotImplementedYet(ShortlistError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,13 +21,22 @@ from rich.table import Table
 
 from shortlist.commands.options import workdir_option
 from shortlist.commands.terminal import Terminal
-from shortlist.errors import ShortlistError
+from shortlist.errors import ClusterRefused, ClusterUnreachable, ShortlistError
 from shortlist.launch import child_environment, module_command, private_ray, tethered
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-__all__ = ["JobFailed", "follow_job", "run_job_here", "run_to_end", "submission_id", "train"]
+__all__ = [
+    "JobFailed",
+    "asking_cluster",
+    "follow_job",
+    "job_client",
+    "run_job_here",
+    "run_to_end",
+    "submission_id",
+    "train",
+]
 
 TIERS = ("retrieval", "ranking")
 _LONGEST_TMP = 16
@@ -137,24 +147,65 @@ def _stopping(job: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def _run_job_on(address: str, tier: str, workdir: Path) -> None:
-    from ray.job_submission import JobSubmissionClient
+    from shortlist.config import Config
+    from training.snapshot import log_head
 
     folder = workdir.resolve()
-    follow_job(
-        JobSubmissionClient(address),
-        job=submission_id(tier, folder),
-        entrypoint=f"python -m training.{tier} --workdir {folder}",
-    )
+    # The job learns from what was logged until now, however long it waits for its turn.
+    sequence = log_head(folder, Config.load(folder / "shortlist.yaml"))
+    entrypoint = ("python", "-m", f"training.{tier}", "--workdir", str(folder))
+    with asking_cluster(address):
+        follow_job(
+            job_client(address),
+            job=submission_id(tier, folder, sequence),
+            entrypoint=shlex.join([*entrypoint, "--log-sequence", str(sequence)]),
+        )
 
 
-def submission_id(tier: str, workdir: Path) -> str:
+def submission_id(tier: str, workdir: Path, log_sequence: int) -> str:
     """The same job has the same name, so submitting it twice runs it once: it is made of the tier,
-    the folder, and what is trained on (data set and configuration)."""
-    digest = hashlib.sha256(f"{tier}\0{workdir}".encode())
+    the folder, and what is trained on (data set, configuration, and where the log ends)."""
+    digest = hashlib.sha256(f"{tier}\0{workdir}\0{log_sequence}\0".encode())
     for name in ("dataset/dataset.json", "shortlist.yaml"):
         path = workdir / name
         digest.update(path.read_bytes() if path.exists() else b"")
     return f"shortlist-{tier}-{digest.hexdigest()[:12]}"
+
+
+def job_client(address: str) -> JobSubmissionClient:
+    """Raises what Ray raises: see `asking_cluster`."""
+    from ray.job_submission import JobSubmissionClient
+
+    return JobSubmissionClient(address)
+
+
+@contextlib.contextmanager
+def asking_cluster(address: str) -> Iterator[None]:
+    """What Ray's client raises in the block becomes an error of ours, in one line.
+
+    Raises `ClusterRefused` or `ClusterUnreachable`.
+    """
+    import aiohttp
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise ClusterRefused(
+            f"the Ray cluster at {address} does not accept the credentials "
+            f"({error.message.splitlines()[0].rstrip('.')}): set RAY_AUTH_MODE=token and the "
+            "cluster's token in RAY_AUTH_TOKEN, or a file that holds it in RAY_AUTH_TOKEN_PATH"
+        ) from None
+    except (OSError, aiohttp.ClientError) as error:
+        raise ClusterUnreachable(
+            f"the Ray cluster at {address} cannot be reached: {_first_line(error)}"
+        ) from None
+    except RuntimeError as error:
+        raise ClusterRefused(f"the Ray cluster at {address}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def follow_job(client: JobSubmissionClient, *, job: str, entrypoint: str) -> None:

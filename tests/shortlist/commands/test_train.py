@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shortlist.commands.train import JobFailed, follow_job, run_to_end, submission_id
+from shortlist.commands.train import (
+    JobFailed,
+    asking_cluster,
+    follow_job,
+    job_client,
+    run_to_end,
+    submission_id,
+)
+from shortlist.errors import ClusterUnreachable
 from shortlist.launch import child_environment, private_ray
 
 if TYPE_CHECKING:
@@ -26,16 +34,28 @@ if TYPE_CHECKING:
 
 
 def test_the_same_job_has_the_same_name(tmp_path: Path) -> None:
-    assert submission_id("retrieval", tmp_path) == submission_id("retrieval", tmp_path)
-    assert submission_id("retrieval", tmp_path) != submission_id("ranking", tmp_path)
+    assert submission_id("retrieval", tmp_path, 7) == submission_id("retrieval", tmp_path, 7)
+    assert submission_id("retrieval", tmp_path, 7) != submission_id("ranking", tmp_path, 7)
+
+
+def test_new_events_make_another_job(tmp_path: Path) -> None:
+    assert submission_id("retrieval", tmp_path, 7) != submission_id("retrieval", tmp_path, 8)
 
 
 @pytest.mark.parametrize("name", ["shortlist.yaml", "dataset/dataset.json"])
 def test_another_configuration_or_data_set_makes_another_job(tmp_path: Path, name: str) -> None:
-    before = submission_id("retrieval", tmp_path)
+    before = submission_id("retrieval", tmp_path, 7)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("something else")
-    assert submission_id("retrieval", tmp_path) != before
+    assert submission_id("retrieval", tmp_path, 7) != before
+
+
+def test_an_address_without_a_cluster_is_an_error_of_one_line() -> None:
+    address = f"http://127.0.0.1:{_free_port()}"
+    with pytest.raises(ClusterUnreachable) as raised, asking_cluster(address):
+        job_client(address)
+    assert address in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_job_that_fails_is_an_error_and_leaves_no_temporary_folder(
@@ -110,6 +130,34 @@ class TestOnACluster:
     def test_a_job_that_fails_is_an_error_that_names_it(self, cluster: JobSubmissionClient) -> None:
         with pytest.raises(JobFailed, match="job bad ended as FAILED"):
             follow_job(cluster, job="bad", entrypoint="exit 3")
+
+    @pytest.mark.parametrize("token", ["wrong" * 12, ""])
+    def test_wrong_credentials_are_an_error_of_one_line_that_says_what_to_set(
+        self, cluster: JobSubmissionClient, token: str
+    ) -> None:
+        """In a process of its own: Ray reads the token once."""
+        code = (
+            "import sys\n"
+            "from shortlist.commands.train import asking_cluster, job_client\n"
+            "from shortlist.errors import ShortlistError\n"
+            "try:\n"
+            "    with asking_cluster(sys.argv[1]): job_client(sys.argv[1]).list_jobs()\n"
+            "except ShortlistError as error: print(type(error).__name__, error)\n"
+        )
+        environment = {k: v for k, v in child_environment().items() if not k.startswith("RAY_")}
+        if token:
+            environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code, cluster.get_address()],
+            env=environment | {"HOME": "/nowhere"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.startswith("ClusterRefused the Ray cluster at http")
+        assert "RAY_AUTH_TOKEN" in done.stdout
+        assert done.stdout.count("\n") == 1
+        assert token[:10] not in done.stdout or not token
 
     def test_a_running_job_is_joined_and_ctrl_c_stops_it(
         self, cluster: JobSubmissionClient, monkeypatch: pytest.MonkeyPatch
