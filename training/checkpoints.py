@@ -17,11 +17,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Steps", "digest_of", "place", "read_note", "steps_of_job", "write_note"]
+import shortlist
+from shortlist.config import Config
+from training.dataset import Dataset
+
+__all__ = ["Steps", "digest_of", "job_digest", "place", "read_note", "steps_of_job", "write_note"]
 
 _FOLDER: Final = ".work"
 _DIGITS = 16
@@ -50,21 +54,33 @@ class Steps:
         try:
             yield part
             _sync(part)
-            with suppress(OSError):  # somebody else was faster
-                part.rename(self.folder / name)
-                _fsync(self.folder)
+            self._finish(part, name)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
+    @property
+    def done(self) -> list[str]:
+        """Names of the finished steps."""
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        return sorted(name for name in names if not name.startswith("."))
+
+    def _finish(self, part: Path, name: str) -> None:
+        try:
+            part.rename(self.folder / name)
+        except OSError:
+            if self.finished(name) is None:  # else somebody was faster
+                raise
+        _fsync(self.folder)
+
 
 @contextmanager
-def steps_of_job(artifacts: Path, job: str, digest: str) -> Iterator[Steps]:
+def steps_of_job(workdir: Path, job: str, digest: str) -> Iterator[Steps]:
     """The steps of a job that learns from what `digest` stands for.
 
     They stay when the block ends in an error, or never ends; else they are removed. Left-over work
     of the same job that learned from something else is removed first.
     """
-    root = artifacts / _FOLDER
+    root = workdir.resolve() / "artifacts" / _FOLDER
     root.mkdir(parents=True, exist_ok=True)
     folder = root / f"{job}-{digest[:_DIGITS]}"
     with _locked(root / ".lock"):
@@ -110,6 +126,17 @@ def write_note(step: Path, note: Mapping[str, Any]) -> None:
 def read_note(step: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((step / ".note.json").read_text("utf-8"))
     return document
+
+
+def job_digest(dataset: Dataset, config: Config, seed: int, *more: str) -> str:
+    """What a job learns from and how: the same digest, the same steps."""
+    return digest_of(
+        dataset.digest(),
+        config.model_dump_json(exclude={"store"}),
+        str(seed),
+        shortlist.__version__,
+        *more,
+    )
 
 
 def digest_of(*parts: str | bytes) -> str:

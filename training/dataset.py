@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -173,6 +174,17 @@ class Dataset:
     def n_users(self) -> int:
         return len(self.user_keys)
 
+    def digest(self) -> str:
+        """sha256 over all that is in it: the same digest, the same lessons."""
+        digest = hashlib.sha256()
+        for table in (self.items, self.users, pa.table(dict(self.events.context))):
+            with pa.ipc.new_stream(pa.PythonFile(_Hashing(digest), "w"), table.schema) as stream:
+                stream.write_table(table.combine_chunks())
+        for name in ("user", "item", "event", "value", "weight", "time_ms", "split"):
+            digest.update(np.ascontiguousarray(getattr(self.events, name)).data)
+        digest.update(repr((self.schema.digest(), self.event_types, self.has_time)).encode())
+        return digest.hexdigest()
+
     def rows_of_split(self, *splits: SplitName) -> Int64s:
         """Rows of `events` in any of `splits`, ascending, so still sorted by time."""
         codes = [SPLITS.index(split) for split in splits]
@@ -185,6 +197,20 @@ class Dataset:
     def user_row(self, user: str | int) -> int | None:
         """The row of a user, by id or by key; None for an unknown one."""
         return _row_of(self.user_keys, user)
+
+
+class _Hashing(io.RawIOBase):
+    """A file whose content is only hashed."""
+
+    def __init__(self, digest: hashlib._Hash) -> None:
+        self._digest = digest
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        return memoryview(data).nbytes
 
 
 def entity_fields(features: dict[str, Feature]) -> list[pa.Field]:

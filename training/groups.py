@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,15 @@ class Groups:
 
     def take(self, rows: npt.NDArray[np.int64]) -> Groups:
         return Groups(**{name: getattr(self, name)[rows] for name in self.__slots__})
+
+    def save(self, folder: Path) -> None:
+        """Write into an existing folder."""
+        for name in Groups.__slots__:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+
+    @staticmethod
+    def load(folder: Path) -> Groups:
+        return Groups(**{name: np.load(folder / f"{name}.npy") for name in Groups.__slots__})
 
     @staticmethod
     def concatenate(parts: Sequence[Groups]) -> Groups:

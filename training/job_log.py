@@ -6,9 +6,10 @@ import json
 import sys
 
 from shortlist.artifacts import Artifact
+from training.checkpoints import Steps
 from training.snapshot import Snapshot
 
-__all__ = ["tell", "tell_metrics", "tell_snapshot"]
+__all__ = ["tell", "tell_done", "tell_metrics", "tell_snapshot"]
 
 
 def tell(text: str) -> None:
@@ -23,6 +24,12 @@ def tell_snapshot(snapshot: Snapshot) -> None:
         f"{dataset.n_items:,} items; {snapshot.logged:,} of them from the log up to change "
         f"{snapshot.upto:,}, learned up to {snapshot.log_sequence:,}"
     )
+
+
+def tell_done(what: str, steps: Steps) -> None:
+    """What an earlier run of the same job has left, and this one need not do."""
+    if steps.done:
+        tell(f"{what}: finished before: {', '.join(steps.done)}")
 
 
 def tell_metrics(artifact: Artifact) -> None:

@@ -28,12 +28,20 @@ from ranking_svc.ranker import ITEM_COUNTS
 from shortlist.artifacts import ArtifactStore
 from shortlist.config import Config
 from shortlist.errors import InvalidField
+from training.checkpoints import (
+    Steps,
+    job_digest,
+    place,
+    read_note,
+    steps_of_job,
+    write_note,
+)
 from training.encoding import fit_encoders
 from training.ensemble import fit_mixture, mixed
 from training.fitting import Fitted, fit_network, fit_trees
 from training.groups import Groups
 from training.item_statistics import HalfLives, count_items, located_features
-from training.job_log import tell_metrics, tell_snapshot
+from training.job_log import tell_done, tell_metrics, tell_snapshot
 from training.job_options import JOB_CONTEXT, job_options
 from training.judging import judge
 from training.ray_session import new_board, ray_session, wait_for
@@ -41,9 +49,12 @@ from training.retrieval import promote, run_job
 from training.rewards import Rewards
 from training.snapshot import take_snapshot
 from training.teaching import Lesson, build_table, gather_lessons, shared_sources
-from training.windows import backtest_window, serving_window
+from training.windows import Window, backtest_window, serving_window
 
 __all__ = ["main", "train"]
+
+_LESSONS = "lessons"  # a step of the job; the others are the models
+_HELD_OUT = ".held_out.npy"  # kept for the job alone
 
 
 def train(
@@ -72,7 +83,9 @@ def train(
     half_lives = HalfLives.of(dataset, past.known)
     encoders = fit_encoders(dataset, past.known)
     sources = shared_sources(config, retrieval, backtest)
-    with ray_session(address):
+    digest = job_digest(dataset, config, seed, retrieval.version, backtest.version)
+    with steps_of_job(workdir, "ranking", digest) as steps, ray_session(address):
+        tell_done("ranking", steps)
         tables = ray.get(
             [
                 build_table.remote(dataset, window, artifact, encoders, half_lives)
@@ -93,14 +106,14 @@ def train(
             seed=seed,
         )
         lesson_ref = ray.put(lesson)
-        groups = gather_lessons(lesson, lesson_ref, past)
+        groups = _gathered_once(lesson, lesson_ref, past, steps)
         with store.stage("ranking") as staged:
             _write_features(staged.path, lesson, tables[1])
             _write_counts(
                 staged.path,
                 count_items(dataset, present.known, present.as_of_ms, half_lives),
             )
-            models, metrics = _fit_all(lesson, lesson_ref, groups, tables[1], staged.path)
+            models, metrics = _fit_all(lesson, lesson_ref, groups, tables[1], staged.path, steps)
             artifact = staged.publish(
                 meta={
                     "watermark_ms": present.as_of_ms,
@@ -147,8 +160,25 @@ def _write_counts(folder: Path, counts: ItemCounts) -> None:
     counts.save(folder / ITEM_COUNTS)
 
 
+def _gathered_once(
+    lesson: Lesson, lesson_ref: ray.ObjectRef, window: Window, steps: Steps
+) -> Groups:
+    """The lessons, read again where an earlier run of the job has gathered them."""
+    if (done := steps.finished(_LESSONS)) is None:
+        groups = gather_lessons(lesson, lesson_ref, window)
+        with steps.writing(_LESSONS) as folder:
+            groups.save(folder)
+        return groups
+    return Groups.load(done)
+
+
 def _fit_all(
-    lesson: Lesson, lesson_ref: ray.ObjectRef, groups: Groups, table: ItemTable, folder: Path
+    lesson: Lesson,
+    lesson_ref: ray.ObjectRef,
+    groups: Groups,
+    table: ItemTable,
+    folder: Path,
+    steps: Steps,
 ) -> tuple[list[Any], dict[str, Any]]:
     """Train every model and their ensemble; the models' names, the default last, and metrics."""
     board = new_board()
@@ -156,10 +186,12 @@ def _fit_all(
     names = lesson.config.ranking.models
     # The longest first: there may be fewer cores than models.
     tasks = {
-        name: _fit_model.remote(lesson_ref, name, groups_ref, table_ref, str(folder), board)
+        name: _fit_model.remote(lesson_ref, name, groups_ref, table_ref, steps, board)
         for name in sorted(names, key=TRAINABLE.index)
     }
     trained = wait_for(list(tasks.values()), board, "train")
+    for name in tasks:
+        place(steps.folder / name, folder)
     fitted: dict[str, Fitted] = dict(zip(tasks, trained, strict=True))
     metrics: dict[str, Any] = {name: one.metrics for name, one in fitted.items()}
     if len(fitted) > 1:
@@ -172,24 +204,33 @@ def _fit_all(
 
 @ray.remote(num_cpus=1)
 def _fit_model(
-    lesson: Lesson, name: str, groups: Groups, table: ItemTable, folder: str, board: Any
+    lesson: Lesson, name: str, groups: Groups, table: ItemTable, steps: Steps, board: Any
 ) -> Fitted:
+    """Train one model and write its files, unless that is done."""
+
     def report(done: int, total: int) -> None:
         board.report.remote(f"ranker {name}", done, total)
 
-    fit = fit_trees if name == "gbdt" else fit_network
-    home = model_folder(Path(folder), name)
-    home.mkdir(parents=True)
-    return fit(
-        name,
-        groups,
-        lesson.builder(table),
-        lesson.rewards,
-        lesson.config.ranking,
-        home,
-        seed=lesson.seed,
-        progress=report,
-    )
+    if steps.finished(name) is None:
+        fit = fit_trees if name == "gbdt" else fit_network
+        with steps.writing(name) as folder:
+            home = model_folder(folder, name)
+            home.mkdir(parents=True)
+            fitted = fit(
+                name,
+                groups,
+                lesson.builder(table),
+                lesson.rewards,
+                lesson.config.ranking,
+                home,
+                seed=lesson.seed,
+                progress=report,
+            )
+            np.save(folder / _HELD_OUT, fitted.held_out)
+            write_note(folder, fitted.metrics)
+    report(1, 1)
+    step = steps.folder / name
+    return Fitted(held_out=np.load(step / _HELD_OUT), metrics=read_note(step))
 
 
 def _fit_ensemble(

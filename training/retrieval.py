@@ -34,11 +34,19 @@ from shortlist.artifacts import Artifact, ArtifactStore, StagedArtifact
 from shortlist.config import Config, RetrievalConfig
 from shortlist.errors import ArtifactNotFound, ArtifactRefused, ShortlistError
 from shortlist.tiers import UserContext
+from training.checkpoints import (
+    Steps,
+    job_digest,
+    place,
+    read_note,
+    steps_of_job,
+    write_note,
+)
 from training.dataset import Dataset
 from training.fusion import LearnedFusion, Proposed, learn_fusion
 from training.half_life import choose_half_life, recency_half_life
 from training.histories import user_histories
-from training.job_log import tell_metrics, tell_snapshot
+from training.job_log import tell_done, tell_metrics, tell_snapshot
 from training.job_options import JOB_CONTEXT, job_options
 from training.lessons import Moment, Proposer, moments, relevant_rows, users_at
 from training.metrics import ndcg
@@ -60,6 +68,8 @@ _JUDGES = 1000  # users who decide how long to train
 _JUDGED_DEPTH = 100
 _TUNING_QUERIES = 256  # real user vectors that the two-tower's index is tuned on
 _FUSION_USERS = 800
+_TOWER = "tower"  # a step, and what is kept of it for the job alone
+_VECTORS, _PARAMETERS = ".vectors.npy", ".parameters.npz"
 _THREADED = ("mf",)  # sources whose training has threads of its own
 
 
@@ -85,6 +95,7 @@ def train(
         _refuse_unlearnable(dataset, window)
     half_life = choose_half_life(dataset, past, config.retrieval, seed=seed)
     with (
+        steps_of_job(workdir, "retrieval", job_digest(dataset, config, seed)) as steps,
         store.stage("backtest") as staged_past,
         store.stage("retrieval") as staged_present,
         ray_session(address),
@@ -97,8 +108,8 @@ def train(
             seed=seed,
         )
         ref = ray.put(lesson)
-        backtest = _Build("backtest", staged_past, past, lesson, ref)
-        serving = _Build("retrieval", staged_present, present, lesson, ref)
+        backtest = _Build("backtest", staged_past, past, lesson, ref, steps)
+        serving = _Build("retrieval", staged_present, present, lesson, ref, steps)
         # The serving version's sources need nothing of the backtest, and keep the cores busy.
         tower = _train(backtest, and_sources_of=serving)
         fusion = _learn_fusion(backtest, lesson, ref)
@@ -159,8 +170,11 @@ class _Build:
         window: Window,
         lesson: _Lesson,
         lesson_ref: ray.ObjectRef,
+        steps: Steps,
     ) -> None:
         self.tier, self.window, self.folder = tier, window, staged.path
+        self._steps = steps.below(tier)
+        tell_done(tier, self._steps)
         self.sources: list[_Written | Absent] = []
         self.tower: _Tower | None = None
         self._staged, self._lesson, self._ref = staged, lesson, lesson_ref
@@ -172,35 +186,40 @@ class _Build:
         cores = cores_of_a_node()
         return [
             _train_source.options(num_cpus=cores if name in _THREADED else 1).remote(
-                self._ref, self.window, name, self.tier, str(self.folder), board
+                self._ref, self.window, name, self.tier, self._steps, board
             )
             for name in TRAINERS
             if self._lesson.retrieval.quotas[name]
         ]
+
+    def take_sources(self, sources: Sequence[_Written | Absent]) -> None:
+        """What the tasks of `start_sources` have come to."""
+        self.sources = list(sources)
+        for one in sources:
+            self._place(one.name)
 
     def start_tower(
         self, board: Any, epochs: int | None, begin_with: Parameters | None
     ) -> ray.ObjectRef:
         """A task that gets all cores of its node."""
         task = _train_tower.options(num_cpus=cores_of_a_node())
-        return task.remote(self._ref, self.window, epochs, begin_with, self.tier, board)
+        return task.remote(
+            self._ref, self.window, epochs, begin_with, self.tier, self._steps, board
+        )
 
     def write_tower(self, tower: _Tower) -> None:
         """Both towers, and every slice's items, vectors and two-tower index."""
         self.tower = tower
-        (self.folder / "tower").mkdir()
-        tower.encoder.save(self.folder / "tower")
-        tower.item_encoder.save(self.folder / "tower")
+        self._place(_TOWER)
         if self._lesson.retrieval.quotas[TOWER_SOURCE]:
             self.writer.write_shared(TOWER_SOURCE, SharedData())
         queries = _tuning_queries(self._lesson, self.window, tower.encoder)
-        columns = ray.put((tower.vectors, queries))
+        columns, shards = ray.put((tower.vectors, queries)), range(self._lesson.retrieval.shards)
         reports = ray.get(
-            [
-                _write_slice.remote(self._ref, columns, shard, str(self.folder))
-                for shard in range(self._lesson.retrieval.shards)
-            ]
+            [_write_slice.remote(self._ref, columns, shard, self._steps) for shard in shards]
         )
+        for shard in shards:
+            self._place(_slice(shard))
         if self._lesson.retrieval.quotas[TOWER_SOURCE]:
             self.sources.append(_Written(name=TOWER_SOURCE, index_column="vectors", index=reports))
 
@@ -247,6 +266,17 @@ class _Build:
     def publish(self, fusion: LearnedFusion) -> Artifact:
         return self._staged.publish(meta=self.meta(fusion))
 
+    def _place(self, step: str) -> None:
+        done = self._steps.finished(step)
+        if done is None:
+            raise RuntimeError(f"{self.tier}: {step} is said to be done, but is not there")
+        place(done, self.folder)
+
+
+def _slice(shard: int) -> str:
+    """The name of a step."""
+    return f"slice-{shard:05d}"
+
 
 def _refuse_unlearnable(dataset: Dataset, window: Window) -> None:
     """Before any task starts: whichever failed first would say it in its own words."""
@@ -287,46 +317,61 @@ def _train(
     every = [tower, *(task for tasks in started for task in tasks)]
     trained, *done = wait_for(every, board, "train")
     for one, tasks in zip(builds, started, strict=True):
-        one.sources, done = done[: len(tasks)], done[len(tasks) :]
+        one.take_sources(done[: len(tasks)])
+        done = done[len(tasks) :]
     build.write_tower(trained)
     return trained
 
 
 @ray.remote
 def _train_source(
-    lesson: _Lesson, window: Window, name: str, tier: str, folder: str, board: Any
+    lesson: _Lesson, window: Window, name: str, tier: str, steps: Steps, board: Any
 ) -> _Written | Absent:
-    """Train one source and write its part of every slice."""
+    """Train one source and write its part of every slice, unless that is done."""
 
     def report(done: int, total: int) -> None:
         board.report.remote(f"{name} ({tier})", done, total)
 
     report(0, 1)
-    assigned = ray.get_runtime_context().get_assigned_resources()
-    trained = TRAINERS[name](
-        SourceLesson(
-            dataset=lesson.dataset,
-            rows=window.known,
-            as_of_ms=window.as_of_ms,
-            config=lesson.retrieval,
-            half_life_ms=lesson.half_life_ms,
-            seed=lesson.seed,
-            threads=int(assigned.get("CPU", 1)),
-            progress=report,
+    if steps.finished(name) is None:
+        assigned = ray.get_runtime_context().get_assigned_resources()
+        trained = TRAINERS[name](
+            SourceLesson(
+                dataset=lesson.dataset,
+                rows=window.known,
+                as_of_ms=window.as_of_ms,
+                config=lesson.retrieval,
+                half_life_ms=lesson.half_life_ms,
+                seed=lesson.seed,
+                threads=int(assigned.get("CPU", 1)),
+                progress=report,
+            )
         )
-    )
-    written = trained if isinstance(trained, Absent) else _write(trained, lesson, Path(folder))
+        with steps.writing(name) as folder:
+            _write_source(trained, lesson, folder)
     report(1, 1)
-    return written
+    return _read_source(steps, name)
 
 
-def _write(trained: TrainedSource, lesson: _Lesson, folder: Path) -> _Written:
-    return _Written(
-        name=trained.name,
-        index_column=trained.index_column,
-        index=_writer(lesson, folder).write_trained(trained, lesson.seed),
-        notes=trained.notes,
-    )
+def _write_source(trained: TrainedSource | Absent, lesson: _Lesson, folder: Path) -> None:
+    if isinstance(trained, Absent):
+        write_note(folder, {"absent": trained.reason})
+        return
+    writer = _writer(lesson, folder)
+    writer.make_folders()
+    note = {
+        "index_column": trained.index_column,
+        "index": writer.write_trained(trained, lesson.seed),
+        "notes": trained.notes,
+    }
+    write_note(folder, note)
+
+
+def _read_source(steps: Steps, name: str) -> _Written | Absent:
+    note = read_note(steps.folder / name)
+    if "absent" in note:
+        return Absent(name=name, reason=note["absent"])
+    return _Written(name=name, **note)
 
 
 @ray.remote
@@ -336,31 +381,56 @@ def _train_tower(
     epochs: int | None,
     begin_with: Parameters | None,
     tier: str,
+    steps: Steps,
     board: Any,
 ) -> _Tower:
-    from training.two_tower import train_two_tower  # TensorFlow: in this worker only
+    """Train the two-tower and write both of its sides, unless that is done."""
+    if steps.finished(_TOWER) is None:
+        from training.two_tower import train_two_tower  # TensorFlow: in this worker only
 
-    def report(_: str, done: int, total: int) -> None:
-        board.report.remote(f"two-tower ({tier})", done, total)
+        def report(_: str, done: int, total: int) -> None:
+            board.report.remote(f"two-tower ({tier})", done, total)
 
-    dataset, config = lesson.dataset, lesson.retrieval.two_tower
-    model = train_two_tower(
-        dataset,
-        window.known,
-        config if epochs is None else config.model_copy(update={"epochs": epochs}),
-        recency_half_life_ms=recency_half_life(dataset, window.known),
-        seed=lesson.seed,
-        judge=_judge(dataset, window, lesson.seed),
-        begin_with=begin_with,
-        progress=report,
-    )
-    return _Tower(
-        encoder=model.encoder,
-        item_encoder=model.item_encoder,
-        vectors=model.item_vectors,
-        losses=model.losses,
-        parameters=model.parameters,
-    )
+        dataset, config = lesson.dataset, lesson.retrieval.two_tower
+        model = train_two_tower(
+            dataset,
+            window.known,
+            config if epochs is None else config.model_copy(update={"epochs": epochs}),
+            recency_half_life_ms=recency_half_life(dataset, window.known),
+            seed=lesson.seed,
+            judge=_judge(dataset, window, lesson.seed),
+            begin_with=begin_with,
+            progress=report,
+        )
+        with steps.writing(_TOWER) as folder:
+            _write_tower(model, folder)
+    board.report.remote(f"two-tower ({tier})", 1, 1)
+    return _read_tower(steps.folder / _TOWER)
+
+
+def _write_tower(model: TwoTower, folder: Path) -> None:
+    (folder / "tower").mkdir()
+    model.encoder.save(folder / "tower")
+    model.item_encoder.save(folder / "tower")
+    np.save(folder / _VECTORS, model.item_vectors)
+    parameters: dict[str, Any] = dict(model.parameters)
+    np.savez(folder / _PARAMETERS, **parameters)
+    write_note(folder, {"losses": list(model.losses)})
+
+
+def _read_tower(step: Path) -> _Tower:
+    vectors = np.load(step / _VECTORS)
+    item_encoder = ItemEncoder.open(step / "tower", vectors.shape[1])
+    if item_encoder is None:
+        raise RuntimeError(f"{step} has no item encoder")
+    with np.load(step / _PARAMETERS) as parameters:
+        return _Tower(
+            encoder=UserEncoder.open(step / "tower"),
+            item_encoder=item_encoder,
+            vectors=vectors,
+            losses=tuple(read_note(step)["losses"]),
+            parameters=dict(parameters),
+        )
 
 
 def _judge(dataset: Dataset, window: Window, seed: int) -> Callable[[TwoTower], float] | None:
@@ -386,16 +456,24 @@ def _judge(dataset: Dataset, window: Window, seed: int) -> Callable[[TwoTower], 
 
 @ray.remote(num_cpus=1)
 def _write_slice(
-    lesson: _Lesson, columns: tuple[Floats, Floats | None], shard: int, folder: str
+    lesson: _Lesson, columns: tuple[Floats, Floats | None], shard: int, steps: Steps
 ) -> dict[str, Any] | None:
     """One slice's items, vectors and, where the source is asked for, two-tower index."""
-    vectors, queries = columns
-    dataset, writer = lesson.dataset, _writer(lesson, Path(folder))
-    writer.write_items(dataset.item_keys, vectors, dataset.items, shard)
-    if not lesson.retrieval.quotas[TOWER_SOURCE]:
-        return None
-    writer.write_source(TOWER_SOURCE, SourceData(), shard)
-    return writer.write_index(TOWER_SOURCE, vectors, shard, queries=queries, seed=lesson.seed)
+    if steps.finished(_slice(shard)) is None:
+        vectors, queries = columns
+        dataset, report = lesson.dataset, None
+        with steps.writing(_slice(shard)) as folder:
+            writer = _writer(lesson, folder)
+            writer.make_folders()
+            writer.write_items(dataset.item_keys, vectors, dataset.items, shard)
+            if lesson.retrieval.quotas[TOWER_SOURCE]:
+                writer.write_source(TOWER_SOURCE, SourceData(), shard)
+                report = writer.write_index(
+                    TOWER_SOURCE, vectors, shard, queries=queries, seed=lesson.seed
+                )
+            write_note(folder, {"index": report})
+    index: dict[str, Any] | None = read_note(steps.folder / _slice(shard))["index"]
+    return index
 
 
 def _writer(lesson: _Lesson, folder: Path) -> Writer:

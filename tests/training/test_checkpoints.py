@@ -14,8 +14,8 @@ from shortlist.launch import child_environment
 from training.checkpoints import Steps, digest_of, place, read_note, steps_of_job, write_note
 
 
-def left(artifacts: Path) -> set[str]:
-    return {path.name for path in (artifacts / ".work").iterdir()} - {".lock"}
+def left(workdir: Path) -> set[str]:
+    return {path.name for path in (workdir / "artifacts" / ".work").iterdir()} - {".lock"}
 
 
 def test_a_step_is_there_when_all_of_it_is_written(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_kill_9_leaves_what_was_finished_and_later_work_sweeps_the_rest(tmp_path
     """
     command = [sys.executable, "-c", textwrap.dedent(job)]
     running = subprocess.Popen(command, env=child_environment())
-    work = tmp_path / ".work" / "job-abc"
+    work = tmp_path / "artifacts" / ".work" / "job-abc"
     ends = time.monotonic() + 60
     while not list(work.glob(".b-*/file")):
         assert time.monotonic() < ends
