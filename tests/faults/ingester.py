@@ -23,8 +23,8 @@ from shortlist.live import LiveEvent
 from shortlist.stores.sqlite import SqliteStore
 from tests.faults.any_store import profile_bytes, replayed
 
-_USERS = [f"user-{n}" for n in range(5)]
-_CONFIG = StoreConfig(history_length=50, seen_length=40)
+USERS = [f"user-{n}" for n in range(5)]
+CONFIG = StoreConfig(history_length=50, seen_length=40)
 _START_MS = 1_700_000_000_000
 
 
@@ -33,7 +33,7 @@ def event(number: int) -> LiveEvent:
     chance = random.Random(number)
     return LiveEvent(
         event_id=f"e-{number}",
-        user_id=chance.choice(_USERS),
+        user_id=chance.choice(USERS),
         item_id=f"item-{chance.randrange(100)}",
         event_type=chance.choice(["click", "like"]),
         time_ms=_START_MS + chance.randrange(10**6),
@@ -59,7 +59,7 @@ def write_until_killed(path: Path, first: int, told: int, seed: int) -> None:
             assert not answer.forgotten
 
     async def run() -> None:
-        store = SqliteStore(path, _CONFIG)
+        store = SqliteStore(path, CONFIG)
         await asyncio.gather(*(caller(store, lane) for lane in range(4)))
 
     asyncio.run(run())
@@ -99,9 +99,9 @@ def scan(path: Path) -> list[int]:
 
 async def profiles_are_right(path: Path, numbers: list[int]) -> bool:
     """Compared with those of the trusted store after the same events."""
-    oracle = await replayed([event(number) for number in numbers], _CONFIG)
-    store = SqliteStore(path, _CONFIG)
-    same = await profile_bytes(store, _USERS) == await profile_bytes(oracle, _USERS)
+    oracle = await replayed([event(number) for number in numbers], CONFIG)
+    store = SqliteStore(path, CONFIG)
+    same = await profile_bytes(store, USERS) == await profile_bytes(oracle, USERS)
     await store.close()
     return same
 
