@@ -25,7 +25,7 @@ from orchestrator.index_wait import IndexWait
 from orchestrator.live_state import LiveState
 from orchestrator.models import RankerModels
 from orchestrator.opening import RequestOpener
-from orchestrator.pipeline import Pipeline, Recommender
+from orchestrator.pipeline import Pipeline, Recommender, begin
 from orchestrator.profile import ReadProfile
 from orchestrator.rail import PopularRail
 from orchestrator.rank import Rank
@@ -33,7 +33,9 @@ from orchestrator.replicas import Replicas
 from orchestrator.respond import Respond, RespondRanking, RespondSimilar
 from orchestrator.retrieve import ItemKnown, Retrieve
 from orchestrator.rollout import Rollout
+from orchestrator.shadow import Shadow
 from orchestrator.slate import Slate
+from orchestrator.stages import Ask, Draft
 from orchestrator.versions import IndexVersionTracker
 from shortlist.config import Config
 from shortlist.schema import Schema
@@ -122,11 +124,21 @@ def assemble(
         watch=watches.pages,
     )
 
+    unwatched = Pipeline(pages.stages)
+
+    async def make_unseen(ask: Ask) -> Draft:
+        draft, _ = await unwatched.run(begin(ask))
+        return draft
+
+    shadow = Shadow(make_unseen, config.shadow, config.serving)
+    rollout = Rollout(versions, models, shadow, config.canary, clock)
     events = schema.events if schema else {}
     live = LiveState(
         gone=gone,
         impressions=ImpressionLog(store),
-        events=EventIntake(store, schema, config.store, clock, watches.events) if store else None,
+        events=EventIntake(store, schema, config.store, clock, watches.events, rollout.hear)
+        if store
+        else None,
         catalog=Catalog(store, schema, IndexWait(groups, gone, config.serving.reserve_ms))
         if store
         else None,
@@ -143,11 +155,11 @@ def assemble(
         rankings=rankings,
         similar=similar,
         serving=config.serving,
-        opener=RequestOpener(config, events, versions, rail, models, clock),
+        opener=RequestOpener(config, events, versions, rail, models, rollout, clock),
         versions=versions,
         rail=rail,
         models=models,
-        rollout=Rollout(versions, models),
+        rollout=rollout,
         live=live,
         close=close,
     )

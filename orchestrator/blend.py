@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.stages import Counts, Draft
+from orchestrator.stages import Ask, Counts, Draft
 from shortlist.tiers import Candidates, Floats, Keys, SourceCandidates
 
 __all__ = ["Blend", "blend", "fit_guarantees"]
@@ -36,7 +36,8 @@ class Blend:
 
     async def run(self, draft: Draft) -> tuple[Draft, Counts]:
         proposed = sum(len(one.keys) for one in draft.proposals)
-        united, candidates = blend(draft.proposals, self._limit, self._guaranteed)
+        weighed = [_weighed(one, draft.ask) for one in draft.proposals]
+        united, candidates = blend(weighed, self._limit, self._guaranteed)
         counts = Counts(
             items_in=proposed,
             items_out=len(candidates),
@@ -47,6 +48,12 @@ class Blend:
             },
         )
         return replace(draft, candidates=candidates, scores=candidates.fused), counts
+
+
+def _weighed(one: SourceCandidates, ask: Ask) -> SourceCandidates:
+    """With the weight that the request's arm gives its source."""
+    learned = ask.weights.get(one.source, one.weight)
+    return replace(one, weight=learned * ask.multipliers.get(one.source, 1.0))
 
 
 def blend(

@@ -10,6 +10,7 @@ from orchestrator.fanout import DescribedItems, ShardFanout, join_cards
 from orchestrator.filters import contains
 from orchestrator.gone import UnavailableItems
 from orchestrator.minimums import with_enough_of
+from orchestrator.releases import check_not_lost
 from orchestrator.stages import Counts, Draft
 from shortlist.errors import TierUnavailable
 from shortlist.page import Degradation, DegradationReason, Versions
@@ -87,6 +88,8 @@ class LookUp:
         found = await self._fanout.describe(
             ask.item_keys, (), draft.versions.retrieval, ask.budgets.describe()
         )
+        if ask.release.retrieval:
+            check_not_lost(found.failures)
         known = contains(found.unreached, ask.item_keys) | contains(
             found.cards.keys if found.cards else ask.item_keys[:0], ask.item_keys
         )

@@ -188,6 +188,8 @@ def _attribution(
         "ranking_version": page.ranking_version,
         "ranker": page.ranker,
         "arm": page.arm,
+        "release": page.release,
+        "anonymous": not page.user_key,
     }
 
 

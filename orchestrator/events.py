@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 
@@ -18,7 +18,7 @@ from orchestrator.event_places import PlaceFinder
 from shortlist.config import StoreConfig
 from shortlist.errors import InvalidField, ShortlistError
 from shortlist.feed import Acknowledgement, EventBatch, EventRefusal, EventReport, RecordedEvent
-from shortlist.live import Appended
+from shortlist.live import Appended, LiveEvent
 from shortlist.schema import Schema
 from shortlist.stores import Store, StoreFull
 from shortlist.telemetry import EventWatch, Unwatched
@@ -51,10 +51,13 @@ class EventIntake:
         config: StoreConfig,
         clock: Callable[[], float] = time.time,
         watch: EventWatch | None = None,
+        taken: Callable[[Iterable[LiveEvent]], None] | None = None,
     ) -> None:
-        """`watch` hears of every event that is answered for."""
+        """`watch` hears of every event that is answered for, `taken` gets those that are new and
+        durable."""
         self._store = store
         self._watch = watch or Unwatched()
+        self._taken = taken
         self._checker = EventChecker(schema, config.max_future_ms)
         self._places = PlaceFinder(store, schema)
         self._clock = clock
@@ -126,6 +129,9 @@ class EventIntake:
         live = [event for one in checked for event in one.live]
         if live:
             appended = await self._store.append(await self._places.added(live))
+            if self._taken is not None:
+                known = {*appended.duplicates, *appended.forgotten}
+                self._taken(one for at, one in enumerate(live) if at not in known)
         else:
             appended = Appended(sequence=await self._store.head())
         self._count(checked, appended)

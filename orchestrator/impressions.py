@@ -112,5 +112,6 @@ def _shown(draft: Draft) -> _Shown:
             "ranking_version": versions.ranking,
             "ranker": versions.ranker,
             "arm": versions.arm,
+            "release": versions.release,
         },
     )

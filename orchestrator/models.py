@@ -27,7 +27,7 @@ class RankerModels:
         self._current = ""
         # By version what every replica in reach that holds it offers; None = none of them says.
         self._offered: dict[str, frozenset[str] | None] = {}
-        self._held: frozenset[str] = frozenset()
+        self._lacking: dict[str, tuple[str, ...]] = {}
         self._refreshing: asyncio.Task[None] | None = None
 
     @property
@@ -44,9 +44,10 @@ class RankerModels:
         """What `version` ("" = the current one) offers; None = not known."""
         return self._offered.get(version or self._current)
 
-    def held_by_all(self, version: str) -> bool:
-        """Whether every replica that the last refresh reached has `version` in memory."""
-        return version in self._held
+    def lacking(self, version: str) -> tuple[str, ...] | None:
+        """Names of the replicas that did not have `version` in memory when they were last asked;
+        None when nobody had it. Replicas out of reach are not counted."""
+        return self._lacking.get(version)
 
     async def refresh(self, *, anew: bool = False) -> None:
         """Ask every replica. Concurrent callers share one round; a round `anew` begins after the
@@ -64,17 +65,24 @@ class RankerModels:
 
     async def _refresh(self) -> None:
         answers = await asyncio.gather(*map(_status, self._rankers.all))
-        reached = [answer for answer in answers if answer is not None]
-        if not reached:
+        held = [
+            (ranker.name, {one.model_version: one for one in (status, *status.others)})
+            for ranker, status in zip(self._rankers.all, answers, strict=True)
+            if status is not None
+        ]
+        if not held:
             return
-        held = [{one.model_version: one for one in (status, *status.others)} for status in reached]
-        self._held = frozenset.intersection(*map(frozenset, held))
+        versions = dict.fromkeys(version for _, mine in held for version in mine)
+        self._lacking = {
+            version: tuple(name for name, mine in held if version not in mine)
+            for version in versions
+        }
         self._offered = {
-            version: _common(one[version] for one in held if version in one)
-            for version in dict.fromkeys(version for one in held for version in one)
+            version: _common(mine[version] for _, mine in held if version in mine)
+            for version in versions
         }
         # Rankers are replicas of each other: a version that any of them answers with will do.
-        active = {status.model_version for status in reached}
+        active = {status.model_version for status in answers if status is not None}
         version = choose_version([active], self._current or None)
         if version is not None and version != self._current:
             _log.info("ranking version %s is now served", version)

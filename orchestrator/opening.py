@@ -7,6 +7,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
@@ -15,6 +16,8 @@ from orchestrator.budget import Budgets
 from orchestrator.demands import Demands
 from orchestrator.models import RankerModels
 from orchestrator.rail import PopularRail
+from orchestrator.releases import ArmShares, Release
+from orchestrator.rollout import Rollout
 from orchestrator.stages import BLEND_ORDER, Ask, Person
 from orchestrator.tokens import BadToken, Listing, PageToken
 from orchestrator.validation import (
@@ -25,9 +28,9 @@ from orchestrator.validation import (
     check_similar_request,
     configuration_violations,
 )
-from orchestrator.versions import IndexVersionTracker
+from orchestrator.versions import IndexVersionTracker, ServedIndex
 from shortlist import telemetry
-from shortlist.config import Config
+from shortlist.config import ArmConfig, Config
 from shortlist.errors import InvalidField, InvalidRequest, NotImplementedYet
 from shortlist.ids import keys_of
 from shortlist.page import PageRequest, RankRequest, RecentEvent, SimilarRequest
@@ -51,6 +54,7 @@ class RequestOpener:
         versions: IndexVersionTracker,
         rail: PopularRail,
         models: RankerModels,
+        rollout: Rollout,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
@@ -58,6 +62,8 @@ class RequestOpener:
         self._versions = versions
         self._rail = rail
         self._models = models
+        self._rollout = rollout
+        self._arms = ArmShares(config.ranking.arms)
         self._clock = clock
         self._demands = Demands(config.serving.filter)
 
@@ -67,7 +73,7 @@ class RequestOpener:
         violations = configuration_violations(
             self._config,
             cap_features=self._rail.group_features,
-            sources=frozenset(self._offered_sources("")),
+            sources=frozenset(self._offered_sources(self._versions.current)),
             rankers=self._models.offered,
         )
         if found := list(violations):
@@ -78,30 +84,42 @@ class RequestOpener:
         now_ms = self._now_ms()
         check_page_request(request, self._limits(now_ms))
         parameters = fingerprint(request)
-        listing = self._listing(request, parameters, now_ms)
+        request_id = request.request_id or new_request_id()
+        begun = self._begun(request, parameters)
+        who = _who(request, request_id)
+        assigned = self._rollout.resume(begun.release) if begun else self._rollout.assign(who)
+        arm = request.arm or (begun.arm if begun else self._arms.of(who))
+        index = self._index(begun.retrieval_version if begun else "", assigned.release)
+        listing = begun or Listing(
+            seed=secrets.randbits(32), as_of_ms=self._as_of(request.time_ms or now_ms, index)
+        )
         person = self._person(request, now_ms)
         excluded = np.unique(keys_of(request.exclude_item_ids))
+        policy = self._policy(arm)
+        slate = self._config.slate
         return Ask(
-            request_id=request.request_id or new_request_id(),
+            request_id=request_id,
             person=person,
             budgets=budgets,
             listing=listing,
-            index=self._versions.current,
-            quotas=self._quotas(request, listing.retrieval_version),
+            release=assigned.release,
+            side=assigned.side,
+            index=index,
+            quotas=self._quotas(request, policy, index),
+            weights=policy.weights,
+            multipliers=policy.multipliers,
             named=np.unique(np.concatenate([excluded, person.recent.keys])),
             excluded=excluded,
             exclude_seen=request.exclude_seen,
             filter=self._demands.text(
                 request.filter, request.blocked, now_ms=request.time_ms or now_ms
             ),
-            page_size=request.page_size or self._config.slate.page_size,
-            diversity=(
-                self._config.slate.diversity if request.diversity is None else request.diversity
-            ),
-            caps={**self._config.slate.caps, **request.caps},
-            minimums=self._config.slate.minimums,
-            arm=request.arm,
-            ranker=self._ranker(request.arm),
+            page_size=request.page_size or slate.page_size,
+            diversity=_first(request.diversity, policy.diversity, slate.diversity),
+            caps={**slate.caps, **policy.caps, **request.caps},
+            minimums=_positive({**slate.minimums, **policy.minimums}),
+            arm=arm,
+            ranker=self._ranker(policy, listing.ranking_version or assigned.release.ranking),
             return_attributes=request.return_attributes,
             min_coverage=request.min_coverage,
             fingerprint=parameters,
@@ -111,16 +129,45 @@ class RequestOpener:
         """Raises `InvalidRequest` with every violation."""
         now_ms = self._now_ms()
         check_rank_request(request, self._limits(now_ms))
+        request_id = request.request_id or new_request_id()
+        who = _who(request, request_id)
+        assigned = self._rollout.assign(who)
+        arm = request.arm or self._arms.of(who)
+        index = self._index("", assigned.release)
         return Ask(
-            request_id=request.request_id or new_request_id(),
+            request_id=request_id,
             person=self._person(request, now_ms),
             budgets=budgets,
-            listing=Listing(as_of_ms=self._as_of(request.time_ms or now_ms)),
-            index=self._versions.current,
+            listing=Listing(as_of_ms=self._as_of(request.time_ms or now_ms, index)),
+            release=assigned.release,
+            side=assigned.side,
+            index=index,
             item_ids=request.item_ids,
             item_keys=keys_of(request.item_ids),
-            arm=request.arm,
-            ranker=self._ranker(request.arm),
+            arm=arm,
+            ranker=self._ranker(self._policy(arm), assigned.release.ranking),
+        )
+
+    def on_release(
+        self, ask: Ask, request: PageRequest | RankRequest, release: Release, *, pinned: bool
+    ) -> Ask:
+        """The same ask of another release's versions, on no side of a canary. `pinned` = where a
+        page token names versions, those stay."""
+        listing = ask.listing
+        if not pinned:
+            listing = replace(listing, retrieval_version="", ranking_version="")
+        policy = self._policy(ask.arm)
+        index = self._index(listing.retrieval_version, release)
+        quotas = self._quotas(request, policy, index) if isinstance(request, PageRequest) else {}
+        ranker = self._ranker(policy, listing.ranking_version or release.ranking)
+        return replace(
+            ask,
+            listing=listing,
+            release=release,
+            side="",
+            index=index,
+            quotas=quotas,
+            ranker=ranker,
         )
 
     def open_similar(self, request: SimilarRequest, budgets: Budgets) -> Ask:
@@ -131,7 +178,7 @@ class RequestOpener:
         """
         now_ms = self._now_ms()
         check_similar_request(request)
-        as_of_ms = self._as_of(now_ms)
+        as_of_ms = self._as_of(now_ms, self._versions.current)
         seed = RecentEvent(item_id=request.item_id, time_ms=as_of_ms)
         history = recent_history((seed,), {}, as_of_ms)
         page_size = request.page_size or self._config.slate.page_size
@@ -157,7 +204,7 @@ class RequestOpener:
         return Limits(
             now_ms=now_ms,
             events=self._events,
-            sources=frozenset(self._offered_sources("")),
+            sources=frozenset(self._offered_sources(self._versions.current)),
             cap_features=self._rail.group_features,
             arms=frozenset(self._config.ranking.arms),
         )
@@ -173,10 +220,10 @@ class RequestOpener:
             dated=bool(request.time_ms),
         )
 
-    def _listing(self, request: PageRequest, parameters: int, now_ms: int) -> Listing:
+    def _begun(self, request: PageRequest, parameters: int) -> Listing | None:
+        """The listing that the request goes on with; None without a page token."""
         if not request.page_token:
-            as_of_ms = self._as_of(request.time_ms or now_ms)
-            return Listing(seed=secrets.randbits(32), as_of_ms=as_of_ms)
+            return None
         try:
             token = PageToken.decode(request.page_token)
         except BadToken as error:
@@ -187,24 +234,33 @@ class RequestOpener:
             )
         return token.listing
 
-    def _as_of(self, time_ms: int) -> int:
+    def _index(self, pinned: str, release: Release) -> ServedIndex | None:
+        """Of the version that will answer, or the current one while that is not known."""
+        return self._versions.find(pinned or release.retrieval) or self._versions.current
+
+    def _as_of(self, time_ms: int, index: ServedIndex | None) -> int:
         """A model must not be asked about a moment far beyond its training data."""
-        index, days = self._versions.current, self._config.serving.max_staleness_days
+        days = self._config.serving.max_staleness_days
         if index is None or not index.watermark_ms or not days:
             return time_ms
         return min(time_ms, index.watermark_ms + int(days * DAY_MS))
 
-    def _offered_sources(self, version: str) -> tuple[str, ...]:
-        """What the index version offers ("" = the current one); all there are while no shard was
-        reached."""
-        index = self._versions.find(version) or self._versions.current
+    def _offered_sources(self, index: ServedIndex | None) -> tuple[str, ...]:
+        """What the index version offers; all there are while no shard was reached."""
         return index.sources if index else tuple(self._config.retrieval.quotas)
 
-    def _quotas(self, request: PageRequest, version: str) -> dict[str, int]:
+    def _policy(self, arm: str) -> ArmConfig:
+        """What the arm decides; nothing without one, or when it has left the configuration."""
+        return self._config.ranking.arms.get(arm, _NO_ARM)
+
+    def _quotas(
+        self, request: PageRequest, policy: ArmConfig, index: ServedIndex | None
+    ) -> dict[str, int]:
         """A source that the configuration turns off is asked when the request names it."""
         retrieval = self._config.retrieval
-        offered = self._offered_sources(version)
-        configured = {s: quota for s, quota in retrieval.asked.items() if s in offered}
+        offered = self._offered_sources(index)
+        wanted = _positive({**retrieval.quotas, **policy.quotas})
+        configured = {s: quota for s, quota in wanted.items() if s in offered}
         asked = request.sources or dict.fromkeys((*configured, *request.quotas))
         return {
             source: request.quotas.get(source, configured.get(source, retrieval.candidates))
@@ -212,7 +268,7 @@ class RequestOpener:
         }
 
     def _similar_quotas(self, page_size: int) -> dict[str, int]:
-        offered = self._offered_sources("")
+        offered = self._offered_sources(self._versions.current)
         quota = max(_LEAST_SIMILAR, _SIMILAR_PER_PLACE * page_size)
         asked = self._config.retrieval.asked.keys() & offered
         quotas = {source: quota for source in _SIMILAR_SOURCES if source in asked}
@@ -222,14 +278,32 @@ class RequestOpener:
             )
         return quotas
 
-    def _ranker(self, arm: str) -> str:
+    def _ranker(self, policy: ArmConfig, version: str) -> str:
         """An arm's ranker is named even if it has gone: a page of another one would spoil the
-        experiment. The default one is only named where it is offered."""
-        ranking, offered = self._config.ranking, self._models.offered
-        if arm:
-            return ranking.arms[arm].ranker
-        known = ranking.default == BLEND_ORDER or (offered and ranking.default in offered)
-        return ranking.default if known else ""
+        experiment. The default one is only named where the version ("" = the current one) has
+        it."""
+        if policy.ranker:
+            return policy.ranker
+        default, offered = self._config.ranking.default, self._models.offered_by(version)
+        known = default == BLEND_ORDER or (offered and default in offered)
+        return default if known else ""
+
+
+_NO_ARM = ArmConfig()
+
+
+def _who(request: PageRequest | RankRequest, request_id: str) -> str:
+    """Whom experiments take somebody for: a user, else a visit, else just a request."""
+    return request.user_id or request.session_id or request_id
+
+
+def _first(*given: float | None) -> float:
+    """The first that is not None."""
+    return next(one for one in given if one is not None)
+
+
+def _positive(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
 
 
 def new_request_id() -> str:

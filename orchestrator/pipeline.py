@@ -18,7 +18,8 @@ from orchestrator.models import RankerModels
 from orchestrator.opening import RequestOpener
 from orchestrator.profile import anonymous
 from orchestrator.rail import PopularRail
-from orchestrator.rollout import Rollout
+from orchestrator.releases import Release, ReleaseLost
+from orchestrator.rollout import Rollout, Watched
 from orchestrator.stages import Ask, Draft, Stage
 from orchestrator.validation import check_batch
 from orchestrator.versions import IndexVersionTracker, ServedIndex
@@ -37,7 +38,7 @@ from shortlist.page import (
 from shortlist.telemetry import PageWatch, Unwatched
 from shortlist.tiers import LogPosition
 
-__all__ = ["Pipeline", "Recommender"]
+__all__ = ["Pipeline", "Recommender", "begin"]
 
 _log = logging.getLogger(__name__)
 
@@ -148,6 +149,7 @@ class Recommender(TakesChanges):
             self._refresher.cancel()
             with suppress(asyncio.CancelledError):
                 await self._refresher
+        await self.rollout.close()
         await self._live.close()
         await self._versions.close()
         await self._models.close()
@@ -169,8 +171,10 @@ class Recommender(TakesChanges):
         budgets = Budgets.of(self._serving, deadline_ms)
         await self._versions.known(budgets.retrieval())
         ask = self._opener.open_page(request, budgets)
-        draft, trace = await _run_or_fall_back(self._pages, ask)
+        with self.rollout.watching(ask) as watched:
+            draft, trace = await self._answer(self._pages, ask, request, watched)
         self._live.shown(draft)
+        self._shadow(ask, request, draft, watched.milliseconds)
         return _traced(draft.answer, Page, trace if request.trace else None)
 
     async def similar(
@@ -208,9 +212,30 @@ class Recommender(TakesChanges):
         """The caller's items in ranking order. Raises `InvalidRequest`, `BudgetExceeded`."""
         budgets = Budgets.of(self._serving, deadline_ms)
         await self._versions.known(budgets.retrieval())
-        draft = _begin(self._opener.open_ranking(request, budgets))
-        draft, trace = await self._rankings.run(draft)
+        ask = self._opener.open_ranking(request, budgets)
+        with self.rollout.watching(ask) as watched:
+            draft, trace = await self._answer(self._rankings, ask, request, watched)
         return _traced(draft.answer, Ranking, trace if request.trace else None)
+
+    async def _answer(
+        self, pipeline: Pipeline, ask: Ask, request: PageRequest | RankRequest, watched: Watched
+    ) -> tuple[Draft, Trace]:
+        """By the release that the ask names, or by the active one where a replica lacks it."""
+        try:
+            draft, trace = await _run_or_fall_back(pipeline, ask)
+        except ReleaseLost as error:
+            _log.info("request %s falls back: %s", ask.request_id, error)
+            watched.fell_back()
+            ask = self._opener.on_release(ask, request, Release(), pinned=True)
+            return await _run_or_fall_back(pipeline, ask)
+        watched.answered(draft)
+        return draft, trace
+
+    def _shadow(self, ask: Ask, request: PageRequest, draft: Draft, served_ms: float) -> None:
+        shadow = self.rollout.shadow
+        if shadow.wants(ask.request_id):
+            again = self._opener.on_release(ask, request, shadow.release, pinned=False)
+            shadow.offer(again, draft, served_ms)
 
     async def _page_or_error(
         self, request: PageRequest, deadline: Deadline | None
@@ -242,12 +267,13 @@ class Recommender(TakesChanges):
             await self._rail.refresh()
 
 
-def _begin(ask: Ask) -> Draft:
+def begin(ask: Ask) -> Draft:
+    """What the first stage gets."""
     return Draft(ask=ask, user=anonymous(ask.person, ask.listing.as_of_ms))
 
 
 async def _run_or_fall_back(pipeline: Pipeline, ask: Ask) -> tuple[Draft, Trace]:
-    draft = _begin(ask)
+    draft = begin(ask)
     try:
         return await pipeline.run(draft)
     except CardsLost:  # all shards went away in mid-request: as if they had been away before

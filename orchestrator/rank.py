@@ -10,6 +10,7 @@ import numpy as np
 from orchestrator.behind import behind, with_log
 from orchestrator.budget import Deadline
 from orchestrator.models import RankerModels
+from orchestrator.releases import ReleaseLost
 from orchestrator.replicas import Replicas
 from orchestrator.stages import BLEND_ORDER, Counts, Draft
 from shortlist.errors import ShortlistError, TierUnavailable, VersionNotServed
@@ -35,7 +36,8 @@ class Rank:
 
     async def run(self, draft: Draft) -> tuple[Draft, Counts]:
         counts = Counts(items_in=len(draft.candidates), items_out=len(draft.candidates))
-        draft = replace(draft, versions=replace(draft.versions, arm=draft.ask.arm))
+        sides = replace(draft.versions, arm=draft.ask.arm, release=draft.ask.side)
+        draft = replace(draft, versions=sides)
         if draft.ask.ranker == BLEND_ORDER:
             versions = replace(draft.versions, ranker=BLEND_ORDER)
             return replace(draft, versions=versions), counts
@@ -46,6 +48,8 @@ class Rank:
         except VersionNotServed as error:
             if draft.ask.listing.ranking_version:
                 raise VersionNotServed(f"{error}; start again without page_token") from None
+            if draft.ask.release.ranking:
+                raise ReleaseLost(str(error)) from None
             return _fallen_back(draft, str(error)), counts
         except ShortlistError as error:
             return _fallen_back(draft, str(error)), counts
@@ -55,14 +59,15 @@ class Rank:
         return _ordered(draft, scores), counts
 
     async def _score(self, draft: Draft) -> Scores:
-        """From the version that the listing is pinned to, else the current one. Rankers that lack
+        """From the version of the listing or the release, else the current one. Rankers that lack
         that one have moved on since they were last asked what they serve."""
         deadline = draft.ask.budgets.ranking()
-        pinned, current = draft.ask.listing.ranking_version, self._models.current
+        named = draft.ask.listing.ranking_version or draft.ask.release.ranking
+        current = self._models.current
         try:
-            return await self._score_by(draft, pinned or current, deadline)
+            return await self._score_by(draft, named or current, deadline)
         except VersionNotServed:
-            if pinned:
+            if named:
                 raise
             async with deadline.enforced():
                 await self._models.refresh()

@@ -114,6 +114,7 @@ def _attribution(draft: Draft) -> str:
         ranking_version=draft.versions.ranking,
         ranker=draft.versions.ranker,
         arm=draft.versions.arm,
+        release=draft.versions.release,
         source_names=draft.candidates.source_names,
         offset=draft.ask.listing.offset,
         keys=draft.candidates.keys,
@@ -134,6 +135,8 @@ def _next_page(draft: Draft) -> str:
             # A tier that did not take part in this page does not loosen the pin.
             retrieval_version=listing.retrieval_version or draft.versions.retrieval,
             ranking_version=listing.ranking_version or draft.versions.ranking,
+            release=draft.versions.release,
+            arm=draft.versions.arm,
             shown=shown,
         ),
     ).encode()

@@ -11,6 +11,7 @@ from orchestrator.fanout import Retrieved, ShardFanout
 from orchestrator.filters import Filter, never_shown
 from orchestrator.gone import UnavailableItems
 from orchestrator.rail import PopularRail
+from orchestrator.releases import ReleaseLost, check_not_lost
 from orchestrator.stages import Counts, Draft
 from shortlist import __version__
 from shortlist.errors import CoverageTooLow, ItemNotFound, TierUnavailable, VersionNotServed
@@ -64,6 +65,7 @@ class Retrieve:
 
     async def _ask_shards(self, draft: Draft) -> Retrieved:
         ask = draft.ask
+        pinned, named = ask.listing.retrieval_version, ask.release.retrieval
         query = RetrieveQuery(
             request_id=ask.request_id,
             user=draft.user,
@@ -71,12 +73,17 @@ class Retrieve:
             exclude=never_shown(draft, self._filters),
             check=ask.named,
             filter=ask.filter,
-            index_version=ask.listing.retrieval_version or None,
+            index_version=pinned or named or None,
         )
         try:
-            return await self._fanout.retrieve(query, ask.budgets.retrieval())
+            found = await self._fanout.retrieve(query, ask.budgets.retrieval())
         except VersionNotServed as error:
-            raise VersionNotServed(f"{error}; start again without page_token") from None
+            if pinned:
+                raise VersionNotServed(f"{error}; start again without page_token") from None
+            raise ReleaseLost(str(error)) from None
+        if named and not pinned:
+            check_not_lost(found.failures)
+        return found
 
     def _popular(self, draft: Draft) -> tuple[Draft, Counts]:
         """The cached popular items instead; coverage 0, and the filters still apply.

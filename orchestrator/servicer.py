@@ -277,6 +277,7 @@ def _versions_to_proto(versions: Versions) -> common_pb2.Versions:
         software=versions.software,
         ranker=versions.ranker,
         arm=versions.arm,
+        release=versions.release,
         log_sequence=versions.log_sequence,
         lag_ms=versions.lag_ms,
     )

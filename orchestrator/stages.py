@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from orchestrator.budget import Budgets
+from orchestrator.releases import Release
 from orchestrator.tokens import Listing
 from orchestrator.versions import ServedIndex
 from shortlist.page import Coverage, Degradation, Page, Ranking, SimilarItems, Versions
@@ -71,7 +72,11 @@ class Ask:
     index: ServedIndex | None  # None = no shard was ever reached
     item_ids: tuple[str, ...] = ()  # Rank: the items to order; Similar: the item to start from
     item_keys: Keys = field(default_factory=no_keys)  # aligned with item_ids
+    release: Release = field(default_factory=Release)  # where the listing pins none
+    side: str = ""  # of a canary, as answers tell it
     quotas: Mapping[str, int] = field(default_factory=dict)  # source -> candidates
+    weights: Mapping[str, float] = field(default_factory=dict)  # in the blend, not the learned ones
+    multipliers: Mapping[str, float] = field(default_factory=dict)  # of the learned ones
     named: Keys = field(default_factory=no_keys)  # those that the catalogue lacks are counted
     excluded: Keys = field(default_factory=no_keys)
     filter: str = ""  # that items have to match, in normal form; "" = all

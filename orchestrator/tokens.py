@@ -22,7 +22,7 @@ __all__ = ["MAX_SHOWN", "Attribution", "BadToken", "CatalogToken", "Listing", "P
 
 MAX_SHOWN = 5000  # items of one listing; a longer one ends here, so a token stays below 55 kB
 
-_FORMAT = 2
+_FORMAT = 3
 _CHECKSUM_BYTES = 8
 
 
@@ -42,6 +42,8 @@ class Listing:
 
     retrieval_version: str = ""  # "" = not pinned
     ranking_version: str = ""
+    release: str = ""  # the side of a canary that it is on; see `orchestrator.rollout_canary`
+    arm: str = ""
     seed: int = 0  # uint32, of everything that is random in the listing
     as_of_ms: int = 0
     shown: Keys = field(default_factory=_no_keys)  # uint64 [s], in the order shown
@@ -68,6 +70,8 @@ class PageToken:
             self._HEAD.pack(self.fingerprint, listing.as_of_ms, listing.seed)
             + _text(listing.retrieval_version)
             + _text(listing.ranking_version)
+            + _text(listing.release)
+            + _text(listing.arm)
             + listing.shown.astype("<u8", copy=False).tobytes(),
         )
 
@@ -81,6 +85,8 @@ class PageToken:
             seed=seed,
             retrieval_version=reader.text(),
             ranking_version=reader.text(),
+            release=reader.text(),
+            arm=reader.text(),
             shown=reader.rest_of_keys(),
         )
         return PageToken(listing=listing, fingerprint=fingerprint)
@@ -97,6 +103,7 @@ class Attribution:
     ranking_version: str
     ranker: str
     arm: str
+    release: str  # the side of a canary, "" = there was none
     source_names: tuple[str, ...]  # bit i of `sources` is source_names[i]
     offset: int  # position of keys[0]; the others follow
     keys: Keys  # uint64 [n]
@@ -108,8 +115,9 @@ class Attribution:
         head = self._HEAD.pack(
             self.user_key, self.time_ms, self.offset, len(self.keys), len(self.source_names)
         )
-        versions = (self.retrieval_version, self.ranking_version, self.ranker, self.arm)
-        texts = (self.request_id, *versions, *self.source_names)
+        versions = (self.retrieval_version, self.ranking_version, self.ranker)
+        sides = (self.arm, self.release)
+        texts = (self.request_id, *versions, *sides, *self.source_names)
         keys = self.keys.astype("<u8", copy=False).tobytes()
         sources = self.sources.astype("<u4", copy=False).tobytes()
         return _seal(b"attribution", head + b"".join(map(_text, texts)) + keys + sources)
@@ -128,6 +136,7 @@ class Attribution:
             ranking_version=reader.text(),
             ranker=reader.text(),
             arm=reader.text(),
+            release=reader.text(),
             source_names=tuple(reader.text() for _ in range(sources)),
             keys=np.frombuffer(reader.take(8 * items), "<u8"),
             sources=np.frombuffer(reader.take(4 * items), "<u4"),

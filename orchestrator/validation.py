@@ -102,19 +102,33 @@ def configuration_violations(
     A source that exists and that the data has nothing for is no violation: configurations are
     shared by data sets with places and without.
     """
-    for feature in config.slate.caps:
-        if cap_features is not None and feature not in cap_features:
-            text = f"items have no such group; known: {_listed(cap_features)}"
-            yield f"slate.caps.{feature}", text
     known_sources = sources | config.retrieval.quotas.keys()
-    for source in sorted(config.slate.minimums.keys() - known_sources):
-        yield f"slate.minimums.{source}", _unknown_source(source, known_sources)
+    yield from _unknown_groups("slate.caps", config.slate.caps, cap_features)
+    yield from _unknown_sources("slate.minimums", config.slate.minimums, known_sources)
     for name, arm in config.ranking.arms.items():
         path = f"ranking.arms.{name}"
         yield from too_long(path, name, MAX_ARM_BYTES)
-        if rankers is not None and arm.ranker not in rankers | {BLEND_ORDER}:
+        yield from _unknown_groups(f"{path}.caps", arm.caps, cap_features)
+        for part in ("weights", "multipliers", "quotas", "minimums"):
+            yield from _unknown_sources(f"{path}.{part}", getattr(arm, part), known_sources)
+        if arm.ranker and rankers is not None and arm.ranker not in rankers | {BLEND_ORDER}:
             text = f"unknown ranker {arm.ranker!r}; known: {_listed(rankers | {BLEND_ORDER})}"
             yield f"{path}.ranker", text
+
+
+def _unknown_groups(
+    path: str, caps: Mapping[str, int], known: frozenset[str] | None
+) -> Iterator[Violation]:
+    for feature in caps:
+        if known is not None and feature not in known:
+            yield f"{path}.{feature}", f"items have no such group; known: {_listed(known)}"
+
+
+def _unknown_sources(
+    path: str, named: Mapping[str, float], known: frozenset[str]
+) -> Iterator[Violation]:
+    for source in sorted(named.keys() - known):
+        yield f"{path}.{source}", _unknown_source(source, known)
 
 
 def _raise_any(violations: Iterator[Violation]) -> None:

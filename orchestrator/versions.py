@@ -39,6 +39,9 @@ class IndexVersionTracker:
         self._groups = groups
         self._current: ServedIndex | None = None
         self._remembered: dict[str, ServedIndex] = {}
+        # Of every version that a replica has in memory, and which replicas do not have it.
+        self._held: dict[str, ServedIndex] = {}
+        self._lacking: dict[str, tuple[str, ...]] = {}
         self._numbers: list[int | None] = [None] * len(groups)
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -53,8 +56,13 @@ class IndexVersionTracker:
         return tuple(self._numbers)
 
     def find(self, version: str) -> ServedIndex | None:
-        """What is known of a version that is or was current."""
-        return self._remembered.get(version)
+        """What is known of a version that is or was current, or that a replica has in memory."""
+        return self._remembered.get(version) or self._held.get(version)
+
+    def lacking(self, version: str) -> tuple[str, ...] | None:
+        """Names of the replicas that did not have `version` in memory when they were last asked;
+        None when nobody had it. Replicas out of reach are not counted."""
+        return self._lacking.get(version)
 
     async def known(self, deadline: Deadline) -> ServedIndex | None:
         """`current`, asking the shards first when none was ever reached."""
@@ -77,15 +85,35 @@ class IndexVersionTracker:
             await asyncio.wait([self._refreshing])
 
     async def _refresh(self) -> None:
-        reports = await asyncio.gather(*map(_group_statuses, self._groups))
+        answers = await asyncio.gather(*map(_group_statuses, self._groups))
+        reports = [[status for _, status in group] for group in answers]
         for at, statuses in enumerate(reports):
             if statuses:
                 self._numbers[at] = statuses[0].shard
+        self._note_held([answer for group in answers for answer in group])
         previous = self._current.version if self._current else None
         version = choose_version([{s.index_version for s in group} for group in reports], previous)
         statuses = [s for group in reports for s in group if s.index_version == version]
         if version is not None and statuses:
             self._remember(_describe(version, statuses))
+
+    def _note_held(self, answers: Sequence[tuple[str, RetrieverStatus]]) -> None:
+        """`answers` have the name of the replica. What was known stays while none answers."""
+        if not answers:
+            return
+        held = [
+            (name, {each.index_version: each for each in (status, *status.others)})
+            for name, status in answers
+        ]
+        versions = dict.fromkeys(version for _, mine in held for version in mine)
+        self._held = {
+            version: _describe(version, [mine[version] for _, mine in held if version in mine])
+            for version in versions
+        }
+        self._lacking = {
+            version: tuple(name for name, mine in held if version not in mine)
+            for version in versions
+        }
 
     def _remember(self, index: ServedIndex) -> None:
         if self._current is None or self._current.version != index.version:
@@ -113,10 +141,15 @@ def choose_version(reports: Sequence[set[str]], previous: str | None) -> str | N
     return max(counts, key=lambda version: (counts[version], version))
 
 
-async def _group_statuses(group: Replicas[Retriever]) -> list[RetrieverStatus]:
+async def _group_statuses(group: Replicas[Retriever]) -> list[tuple[str, RetrieverStatus]]:
+    """Of the replicas that answer: their names, and what they say."""
     deadline = Deadline.after(_STATUS_MS)
     answers = await asyncio.gather(*(status_of(one, deadline) for one in group.all))
-    return [answer for answer in answers if answer is not None]
+    return [
+        (one.name, answer)
+        for one, answer in zip(group.all, answers, strict=True)
+        if answer is not None
+    ]
 
 
 async def status_of(retriever: Retriever, deadline: Deadline) -> RetrieverStatus | None:

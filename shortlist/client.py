@@ -481,6 +481,7 @@ def _versions(message: common_pb2.Versions) -> Versions:
         software=message.software,
         ranker=message.ranker,
         arm=message.arm,
+        release=message.release,
         log_sequence=message.log_sequence,
         lag_ms=message.lag_ms,
     )

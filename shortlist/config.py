@@ -17,17 +17,22 @@ from shortlist.filters import parse
 
 __all__ = [
     "ArmConfig",
+    "CanaryConfig",
     "Config",
     "ContentConfig",
     "CooccurrenceConfig",
     "DcnConfig",
+    "DeploymentConfig",
+    "GateConfig",
     "GbdtConfig",
     "MfConfig",
     "RankingConfig",
     "RetrievalConfig",
     "ServingConfig",
+    "ShadowConfig",
     "SlateConfig",
     "StoreConfig",
+    "TrainingConfig",
     "TwoTowerConfig",
 ]
 
@@ -167,17 +172,33 @@ class GbdtConfig(_Section):
 
 
 class ArmConfig(_Section):
-    """What a request gets that names this arm of an experiment."""
+    """What requests of this arm of an experiment get; what it does not name is as without arms."""
 
-    ranker: str  # one of the rankers below, or "none": the blend's order
+    # Of the users of requests that name no arm: those get this one, by a stable hash.
+    share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    ranker: str = ""  # one of the rankers below, or "none": the blend's order; "" = the default
+    # source -> its weight in the blend instead of the learned one, or times the learned one.
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    multipliers: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    quotas: dict[str, NotNegative] = Field(default_factory=dict)  # as retrieval.quotas; 0 = off
+    diversity: Annotated[float, Field(ge=0, le=1)] | None = None  # as slate.diversity
+    caps: dict[str, Positive] = Field(default_factory=dict)  # as slate.caps, feature by feature
+    minimums: dict[str, NotNegative] = Field(default_factory=dict)  # as slate.minimums; 0 = none
+
+
+def _shares(arms: dict[str, ArmConfig]) -> dict[str, ArmConfig]:
+    """Raises `ValueError` for shares of more users than there are."""
+    if (total := sum(arm.share for arm in arms.values())) > 1 + 1e-9:
+        raise ValueError(f"shares add up to {total:g}, more than 1")
+    return arms
 
 
 class RankingConfig(_Section):
     """The ranking tier: which models are trained, and which one orders a page."""
 
     models: Annotated[tuple[str, ...], Field(min_length=1)] = ("dcn", "gbdt", "linear")
-    default: str = "ensemble"  # the ranker of requests that name no arm
-    arms: dict[str, ArmConfig] = Field(default_factory=dict)
+    default: str = "ensemble"  # the ranker of requests that have no arm
+    arms: Annotated[dict[str, ArmConfig], AfterValidator(_shares)] = Field(default_factory=dict)
     engine: Literal["onnx", "numpy", "savedmodel"] = "onnx"  # that runs the networks
     # What an event of a head is worth, the business metric. Unset: the schema's event weights.
     head_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
@@ -229,14 +250,80 @@ class StoreConfig(_Section):
     queue_events: Positive = 100_000  # that may wait to become durable; more are refused
 
 
+class GateConfig(_Section):
+    """What a version must not be worse by than the one that serves; see docs/redeploy.md.
+
+    A tolerance is a difference of the figure. A version is refused when it is sure (95 %) to be
+    worse by more than that.
+    """
+
+    users: Positive = 1000  # who judge, at most
+    recall_1000: Annotated[float, Field(ge=0)] = 0.01
+    ndcg_20: Annotated[float, Field(ge=0)] = 0.005
+    auc: Annotated[float, Field(ge=0)] = 0.01
+    calibration: Annotated[float, Field(ge=0)] = 0.02  # error of the predicted probabilities
+    coverage: Annotated[float, Field(ge=0)] = 0.1  # share of the items that are on some page
+    latency_ratio: Annotated[float, Field(ge=1)] = 2.0  # of the median time of a page, at most
+    # figure -> least (of calibration and latency_ms: most) value of a new version, whatever serves
+    floors: dict[str, float] = Field(default_factory=dict)
+
+
+class DeploymentConfig(_Section):
+    """How a version takes over while pages are served, and where."""
+
+    # Addresses (HOST:PORT) of all shards, rankers and orchestrators; of a name with several
+    # addresses, all are meant. Unset: those that `shortlist up` has started.
+    processes: tuple[str, ...] = ()
+    keep_previous: bool = True  # in memory, for `shortlist rollback`
+    drain_s: Annotated[float, Field(ge=0)] = 2.0  # for pages begun before all had the new version
+    # Times the size of its files that must be free before another version is loaded; 0 = no check.
+    memory_factor: Annotated[float, Field(ge=0)] = 2.0
+    least_known_items: Annotated[float, Field(ge=0, le=1)] = 0.5  # of retrieval's, to the ranker
+    canary: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the users who get it first
+    watch_s: Annotated[float, Field(ge=0)] = 300.0  # how long only they do
+
+
+class CanaryConfig(_Section):
+    """When a canary (a share of the users on other versions) ends by itself; docs/experiments.md.
+
+    Bounds are against the other users over the same time.
+    """
+
+    min_requests: Positive = 200  # of the canary before anything is judged
+    # Most by which the shares of failed requests and of degraded answers may be larger; 1 = any.
+    max_error_rate_increase: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_degraded_rate_increase: Annotated[float, Field(ge=0, le=1)] = 0.02
+    max_p99_ratio: Annotated[float, Field(ge=1)] = 2.0  # of the times of whole requests
+    # Chance that a canary that is clicked no less ends for its click rate; 0 = clicks do not count.
+    click_rate_alpha: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+
+
+class ShadowConfig(_Section):
+    """How much of this process answering for nobody may take."""
+
+    queue: Positive = 32  # requests that may wait to be answered a second time; more are skipped
+    concurrency: Positive = 1  # answered at once
+
+
+class TrainingConfig(_Section):
+    """How the training jobs use a cluster."""
+
+    workers: Positive | None = None  # that share the batches of a network; unset: one a node
+
+
 class Config(_Section):
     """The whole of `shortlist.yaml`."""
 
     retrieval: RetrievalConfig = RetrievalConfig()
     ranking: RankingConfig = RankingConfig()
+    training: TrainingConfig = TrainingConfig()
     slate: SlateConfig = SlateConfig()
     serving: ServingConfig = ServingConfig()
     store: StoreConfig = StoreConfig()
+    canary: CanaryConfig = CanaryConfig()
+    shadow: ShadowConfig = ShadowConfig()
+    gate: GateConfig = GateConfig()
+    deployment: DeploymentConfig = DeploymentConfig()
 
     @staticmethod
     def load(path: Path) -> Config:

@@ -65,7 +65,7 @@ class PageRequest:
     request_id: str = ""
     session_id: str = ""
     surface: str = ""
-    arm: str = ""  # of an experiment: decides the ranker; "" = the server's default
+    arm: str = ""  # of an experiment; "" = the server decides: the user's arm, or none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +160,9 @@ class Versions:
     retrieval_watermark_ms: int = 0
     software: str = ""
     ranker: str = ""  # the model that ordered the items; "none" = the blend's order, as asked for
-    arm: str = ""  # the request's
+    arm: str = ""  # the request's, or the one that its user was given
+    # "canary-1a2b3c4d" for users of a canary, "others-1a2b3c4d" for all others while it runs
+    release: str = ""
     log_sequence: int = 0  # of the change log, which every shard of the answer had reached
     lag_ms: int = 0  # of the slowest of them
 

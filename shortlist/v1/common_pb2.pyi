@@ -305,6 +305,7 @@ class Versions(_message.Message):
     ARM_FIELD_NUMBER: _builtins.int
     LOG_SEQUENCE_FIELD_NUMBER: _builtins.int
     LAG_MS_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     retrieval: _builtins.str
     """Retrieval artifact; one per response."""
     ranking: _builtins.str
@@ -318,11 +319,13 @@ class Versions(_message.Message):
     Empty when the ranking tier should have ordered them and did not.
     """
     arm: _builtins.str
-    """The request's arm; empty = the default."""
+    """The request's arm, or the one that its user was given; empty = none."""
     log_sequence: _builtins.int
     """Position in the change log that every shard of this answer had reached."""
     lag_ms: _builtins.int
     """How far behind the log the slowest of them was, milliseconds."""
+    release: _builtins.str
+    """While a canary runs, the side of it that the user is on: "canary-1a2b3c4d" or "others-1a2b3c4d"."""
     def __init__(
         self,
         *,
@@ -334,10 +337,11 @@ class Versions(_message.Message):
         arm: _builtins.str = ...,
         log_sequence: _builtins.int = ...,
         lag_ms: _builtins.int = ...,
+        release: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "lag_ms", b"lag_ms", "log_sequence", b"log_sequence", "ranker", b"ranker", "ranking", b"ranking", "retrieval", b"retrieval", "retrieval_watermark_ms", b"retrieval_watermark_ms", "software", b"software"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "lag_ms", b"lag_ms", "log_sequence", b"log_sequence", "ranker", b"ranker", "ranking", b"ranking", "release", b"release", "retrieval", b"retrieval", "retrieval_watermark_ms", b"retrieval_watermark_ms", "software", b"software"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

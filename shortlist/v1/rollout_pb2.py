@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashortlist/v1/rollout.proto\x12\x0cshortlist.v1\"=\n\x07Release\x12\x19\n\x11retrieval_version\x18\x01 \x01(\t\x12\x17\n\x0franking_version\x18\x02 \x01(\t\"\x94\x01\n\x06Guards\x12\x14\n\x0cmin_requests\x18\x01 \x01(\x04\x12\x1f\n\x17max_error_rate_increase\x18\x02 \x01(\x01\x12\"\n\x1amax_degraded_rate_increase\x18\x03 \x01(\x01\x12\x15\n\rmax_p99_ratio\x18\x04 \x01(\x01\x12\x18\n\x10\x63lick_rate_alpha\x18\x05 \x01(\x01\"\x83\x01\n\x0eReleaseFigures\x12\x10\n\x08requests\x18\x01 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x04\x12\x10\n\x08\x64\x65graded\x18\x03 \x01(\x04\x12\x0e\n\x06p50_ms\x18\x04 \x01(\x01\x12\x0e\n\x06p99_ms\x18\x05 \x01(\x01\x12\r\n\x05pages\x18\x06 \x01(\x04\x12\x0e\n\x06\x63licks\x18\x07 \x01(\x04\"\x84\x02\n\x06\x43\x61nary\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.shortlist.v1.Release\x12\r\n\x05share\x18\x02 \x01(\x01\x12$\n\x06guards\x18\x03 \x01(\x0b\x32\x14.shortlist.v1.Guards\x12\x0f\n\x07running\x18\x04 \x01(\x08\x12\x1b\n\x13rolled_back_because\x18\x05 \x01(\t\x12\x12\n\nstarted_ms\x18\x06 \x01(\x03\x12-\n\x07\x66igures\x18\x07 \x01(\x0b\x32\x1c.shortlist.v1.ReleaseFigures\x12,\n\x06others\x18\x08 \x01(\x0b\x32\x1c.shortlist.v1.ReleaseFigures\"\xbd\x01\n\x06Shadow\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.shortlist.v1.Release\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x10\n\x08requests\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x0f\n\x07skipped\x18\x05 \x01(\x04\x12\x0f\n\x07overlap\x18\x06 \x01(\x01\x12\x12\n\nsame_first\x18\x07 \x01(\x01\x12\x11\n\tp50_ratio\x18\x08 \x01(\x01\x12\x11\n\tp99_ratio\x18\t \x01(\x01\"\x13\n\x11GetRolloutRequest\"\x87\x01\n\x12GetRolloutResponse\x12%\n\x06stable\x18\x01 \x01(\x0b\x32\x15.shortlist.v1.Release\x12$\n\x06\x63\x61nary\x18\x02 \x01(\x0b\x32\x14.shortlist.v1.Canary\x12$\n\x06shadow\x18\x03 \x01(\x0b\x32\x14.shortlist.v1.Shadow\"\x10\n\x0eRefreshRequest\"8\n\x0fRefreshResponse\x12%\n\x06stable\x18\x01 \x01(\x0b\x32\x15.shortlist.v1.Release\"o\n\x10SetCanaryRequest\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.shortlist.v1.Release\x12\r\n\x05share\x18\x02 \x01(\x01\x12$\n\x06guards\x18\x03 \x01(\x0b\x32\x14.shortlist.v1.Guards\"9\n\x11SetCanaryResponse\x12$\n\x06\x63\x61nary\x18\x01 \x01(\x0b\x32\x14.shortlist.v1.Canary\"I\n\x10SetShadowRequest\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.shortlist.v1.Release\x12\r\n\x05share\x18\x02 \x01(\x01\"9\n\x11SetShadowResponse\x12$\n\x06shadow\x18\x01 \x01(\x0b\x32\x14.shortlist.v1.Shadow2\xbe\x02\n\x07Rollout\x12O\n\nGetRollout\x12\x1f.shortlist.v1.GetRolloutRequest\x1a .shortlist.v1.GetRolloutResponse\x12\x46\n\x07Refresh\x12\x1c.shortlist.v1.RefreshRequest\x1a\x1d.shortlist.v1.RefreshResponse\x12L\n\tSetCanary\x12\x1e.shortlist.v1.SetCanaryRequest\x1a\x1f.shortlist.v1.SetCanaryResponse\x12L\n\tSetShadow\x12\x1e.shortlist.v1.SetShadowRequest\x1a\x1f.shortlist.v1.SetShadowResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashortlist/v1/rollout.proto\x12\x0cshortlist.v1\"=\n\x07Release\x12\x19\n\x11retrieval_version\x18\x01 \x01(\t\x12\x17\n\x0franking_version\x18\x02 \x01(\t\"\x94\x01\n\x06Guards\x12\x14\n\x0cmin_requests\x18\x01 \x01(\x04\x12\x1f\n\x17max_error_rate_increase\x18\x02 \x01(\x01\x12\"\n\x1amax_degraded_rate_increase\x18\x03 \x01(\x01\x12\x15\n\rmax_p99_ratio\x18\x04 \x01(\x01\x12\x18\n\x10\x63lick_rate_alpha\x18\x05 \x01(\x01\"\x83\x01\n\x0eReleaseFigures\x12\x10\n\x08requests\x18\x01 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x04\x12\x10\n\x08\x64\x65graded\x18\x03 \x01(\x04\x12\x0e\n\x06p50_ms\x18\x04 \x01(\x01\x12\x0e\n\x06p99_ms\x18\x05 \x01(\x01\x12\r\n\x05pages\x18\x06 \x01(\x04\x12\x0e\n\x06\x63licks\x18\x07 \x01(\x04\"\x99\x02\n\x06\x43\x61nary\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.shortlist.v1.Release\x12\r\n\x05share\x18\x02 \x01(\x01\x12$\n\x06guards\x18\x03 \x01(\x0b\x32\x14.shortlist.v1.Guards\x12\x0f\n\x07running\x18\x04 \x01(\x08\x12\x1b\n\x13rolled_back_because\x18\x05 \x01(\t\x12\x12\n\nstarted_ms\x18\x06 \x01(\x03\x12-\n\x07\x66igures\x18\x07 \x01(\x0b\x32\x1c.shortlist.v1.ReleaseFigures\x12,\n\x06others\x18\x08 \x01(\x0b\x32\x1c.shortlist.v1.ReleaseFigures\x12\x13\n\x0b\x66\x61llen_back\x18\t \x01(\x04\"\xbd\x01\n\x06Shadow\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.shortlist.v1.Release\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x10\n\x08requests\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x0f\n\x07skipped\x18\x05 \x01(\x04\x12\x0f\n\x07overlap\x18\x06 \x01(\x01\x12\x12\n\nsame_first\x18\x07 \x01(\x01\x12\x11\n\tp50_ratio\x18\x08 \x01(\x01\x12\x11\n\tp99_ratio\x18\t \x01(\x01\"\x13\n\x11GetRolloutRequest\"\x87\x01\n\x12GetRolloutResponse\x12%\n\x06stable\x18\x01 \x01(\x0b\x32\x15.shortlist.v1.Release\x12$\n\x06\x63\x61nary\x18\x02 \x01(\x0b\x32\x14.shortlist.v1.Canary\x12$\n\x06shadow\x18\x03 \x01(\x0b\x32\x14.shortlist.v1.Shadow\"\x10\n\x0eRefreshRequest\"8\n\x0fRefreshResponse\x12%\n\x06stable\x18\x01 \x01(\x0b\x32\x15.shortlist.v1.Release\"o\n\x10SetCanaryRequest\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.shortlist.v1.Release\x12\r\n\x05share\x18\x02 \x01(\x01\x12$\n\x06guards\x18\x03 \x01(\x0b\x32\x14.shortlist.v1.Guards\"9\n\x11SetCanaryResponse\x12$\n\x06\x63\x61nary\x18\x01 \x01(\x0b\x32\x14.shortlist.v1.Canary\"I\n\x10SetShadowRequest\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.shortlist.v1.Release\x12\r\n\x05share\x18\x02 \x01(\x01\"9\n\x11SetShadowResponse\x12$\n\x06shadow\x18\x01 \x01(\x0b\x32\x14.shortlist.v1.Shadow2\xbe\x02\n\x07Rollout\x12O\n\nGetRollout\x12\x1f.shortlist.v1.GetRolloutRequest\x1a .shortlist.v1.GetRolloutResponse\x12\x46\n\x07Refresh\x12\x1c.shortlist.v1.RefreshRequest\x1a\x1d.shortlist.v1.RefreshResponse\x12L\n\tSetCanary\x12\x1e.shortlist.v1.SetCanaryRequest\x1a\x1f.shortlist.v1.SetCanaryResponse\x12L\n\tSetShadow\x12\x1e.shortlist.v1.SetShadowRequest\x1a\x1f.shortlist.v1.SetShadowResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,25 +38,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELEASEFIGURES']._serialized_start=259
   _globals['_RELEASEFIGURES']._serialized_end=390
   _globals['_CANARY']._serialized_start=393
-  _globals['_CANARY']._serialized_end=653
-  _globals['_SHADOW']._serialized_start=656
-  _globals['_SHADOW']._serialized_end=845
-  _globals['_GETROLLOUTREQUEST']._serialized_start=847
-  _globals['_GETROLLOUTREQUEST']._serialized_end=866
-  _globals['_GETROLLOUTRESPONSE']._serialized_start=869
-  _globals['_GETROLLOUTRESPONSE']._serialized_end=1004
-  _globals['_REFRESHREQUEST']._serialized_start=1006
-  _globals['_REFRESHREQUEST']._serialized_end=1022
-  _globals['_REFRESHRESPONSE']._serialized_start=1024
-  _globals['_REFRESHRESPONSE']._serialized_end=1080
-  _globals['_SETCANARYREQUEST']._serialized_start=1082
-  _globals['_SETCANARYREQUEST']._serialized_end=1193
-  _globals['_SETCANARYRESPONSE']._serialized_start=1195
-  _globals['_SETCANARYRESPONSE']._serialized_end=1252
-  _globals['_SETSHADOWREQUEST']._serialized_start=1254
-  _globals['_SETSHADOWREQUEST']._serialized_end=1327
-  _globals['_SETSHADOWRESPONSE']._serialized_start=1329
-  _globals['_SETSHADOWRESPONSE']._serialized_end=1386
-  _globals['_ROLLOUT']._serialized_start=1389
-  _globals['_ROLLOUT']._serialized_end=1707
+  _globals['_CANARY']._serialized_end=674
+  _globals['_SHADOW']._serialized_start=677
+  _globals['_SHADOW']._serialized_end=866
+  _globals['_GETROLLOUTREQUEST']._serialized_start=868
+  _globals['_GETROLLOUTREQUEST']._serialized_end=887
+  _globals['_GETROLLOUTRESPONSE']._serialized_start=890
+  _globals['_GETROLLOUTRESPONSE']._serialized_end=1025
+  _globals['_REFRESHREQUEST']._serialized_start=1027
+  _globals['_REFRESHREQUEST']._serialized_end=1043
+  _globals['_REFRESHRESPONSE']._serialized_start=1045
+  _globals['_REFRESHRESPONSE']._serialized_end=1101
+  _globals['_SETCANARYREQUEST']._serialized_start=1103
+  _globals['_SETCANARYREQUEST']._serialized_end=1214
+  _globals['_SETCANARYRESPONSE']._serialized_start=1216
+  _globals['_SETCANARYRESPONSE']._serialized_end=1273
+  _globals['_SETSHADOWREQUEST']._serialized_start=1275
+  _globals['_SETSHADOWREQUEST']._serialized_end=1348
+  _globals['_SETSHADOWRESPONSE']._serialized_start=1350
+  _globals['_SETSHADOWRESPONSE']._serialized_end=1407
+  _globals['_ROLLOUT']._serialized_start=1410
+  _globals['_ROLLOUT']._serialized_end=1728
 # @@protoc_insertion_point(module_scope)

@@ -108,7 +108,9 @@ class ReleaseFigures(_message.Message):
     pages: _builtins.int
     """Pages shown."""
     clicks: _builtins.int
-    """Items clicked (any event of positive weight) that an attribution token ties to such a page."""
+    """Items clicked (any event of positive weight) that an attribution token ties to such a page, whichever
+    orchestrator had shown it; only while the canary runs.
+    """
     def __init__(
         self,
         *,
@@ -142,6 +144,7 @@ class Canary(_message.Message):
     STARTED_MS_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
     OTHERS_FIELD_NUMBER: _builtins.int
+    FALLEN_BACK_FIELD_NUMBER: _builtins.int
     share: _builtins.float
     """Share of the users, by a stable hash of their id, 0 to 1."""
     running: _builtins.bool
@@ -150,6 +153,10 @@ class Canary(_message.Message):
     """Why it ended by itself; empty while it runs and when it was ended from outside."""
     started_ms: _builtins.int
     """Since when, Unix milliseconds."""
+    fallen_back: _builtins.int
+    """Requests of its users that the stable pair had to answer, because a replica had lost the canary's.
+    They count as degraded.
+    """
     @_builtins.property
     def release(self) -> Global___Release:
         """What they get."""
@@ -177,10 +184,11 @@ class Canary(_message.Message):
         started_ms: _builtins.int = ...,
         figures: Global___ReleaseFigures | None = ...,
         others: Global___ReleaseFigures | None = ...,
+        fallen_back: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures", "guards", b"guards", "others", b"others", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures", "guards", b"guards", "others", b"others", "release", b"release", "rolled_back_because", b"rolled_back_because", "running", b"running", "share", b"share", "started_ms", b"started_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallen_back", b"fallen_back", "figures", b"figures", "guards", b"guards", "others", b"others", "release", b"release", "rolled_back_because", b"rolled_back_because", "running", b"running", "share", b"share", "started_ms", b"started_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

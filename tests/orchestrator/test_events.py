@@ -240,6 +240,8 @@ async def test_an_event_is_tied_to_the_page_that_showed_its_item() -> None:
         "ranking_version": "r1",
         "ranker": page.versions.ranker,
         "arm": "",
+        "release": "",
+        "anonymous": False,
     }
 
 

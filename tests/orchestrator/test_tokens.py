@@ -8,6 +8,8 @@ from orchestrator.tokens import Attribution, BadToken, Listing, PageToken
 LISTING = Listing(
     retrieval_version="20261123T153000-1a2b3c",
     ranking_version="r-7",
+    release="canary-1a2b3c4d",
+    arm="trees",
     seed=2**32 - 1,
     as_of_ms=1_600_000_000_000,
     shown=np.array([1, 2**64 - 1, 42], np.uint64),
@@ -21,6 +23,7 @@ ATTRIBUTION = Attribution(
     ranking_version="",
     ranker="gbdt",
     arm="trees",
+    release="others-1a2b3c4d",
     source_names=("two_tower", "popular"),
     offset=40,
     keys=np.array([5, 2**64 - 1], np.uint64),
@@ -31,7 +34,8 @@ ATTRIBUTION = Attribution(
 def test_a_page_token_survives_the_round_trip() -> None:
     found = PageToken.decode(TOKEN.encode())
     assert found.fingerprint == TOKEN.fingerprint
-    for name in ("retrieval_version", "ranking_version", "seed", "as_of_ms", "offset"):
+    names = ("retrieval_version", "ranking_version", "release", "arm")
+    for name in (*names, "seed", "as_of_ms", "offset"):
         assert getattr(found.listing, name) == getattr(LISTING, name)
     np.testing.assert_array_equal(found.listing.shown, LISTING.shown)
     assert found.listing.offset == 3
@@ -43,7 +47,7 @@ def test_an_attribution_token_survives_the_round_trip() -> None:
     np.testing.assert_array_equal(found.sources, ATTRIBUTION.sources)
     for name in ("request_id", "user_key", "time_ms", "ranking_version", "source_names", "offset"):
         assert getattr(found, name) == getattr(ATTRIBUTION, name)
-    assert (found.ranker, found.arm) == ("gbdt", "trees")
+    assert (found.ranker, found.arm, found.release) == ("gbdt", "trees", "others-1a2b3c4d")
 
 
 def test_a_token_may_travel_in_a_url() -> None:
