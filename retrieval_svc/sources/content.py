@@ -33,12 +33,20 @@ class ContentTaste:
     """What a user likes, as a direction in the space of contents."""
 
     def __init__(
-        self, recency: Recency, keys: Keys, vectors: Floats, everybody: Floats | None = None
+        self,
+        recency: Recency,
+        keys: Keys,
+        vectors: Floats,
+        *,
+        everybody: Floats | None = None,
+        typical: Floats | None = None,
     ) -> None:
         self._recency = recency
         # Keys uint64 [N], ascending; float32 [N, d], unit length or zero.
         self.items = ItemVectors(keys, vectors)
-        self._everybody = everybody  # float32 [d], the taste of whom nothing is known of
+        self.everybody = everybody  # float32 [d], the taste of whom nothing is known of
+        # float32 [d]: what liking anything at all has in it, which says nothing of a taste.
+        self.typical = np.zeros(self.dim, np.float32) if typical is None else typical
 
     @classmethod
     def open(cls, view: SliceView) -> Self:
@@ -47,15 +55,13 @@ class ContentTaste:
             raise ArtifactCorrupt(
                 f"{view.shared_path('vectors')}: {len(vectors)} rows for {len(keys)} keys"
             )
-        everybody = None
-        if "everybody" in view.shared.arrays:
-            everybody = view.array("everybody", np.float32)
-            if everybody.shape != vectors.shape[1:]:
-                raise ArtifactCorrupt(
-                    f"{view.shared_path('everybody')}: {len(everybody)} dimensions, "
-                    f"not the {vectors.shape[1]} of the vectors"
-                )
-        return cls(Recency.of(view), keys, vectors, everybody)
+        return cls(
+            Recency.of(view),
+            keys,
+            vectors,
+            everybody=_direction(view, "everybody", vectors.shape[1]),
+            typical=_direction(view, "typical", vectors.shape[1]),
+        )
 
     @property
     def dim(self) -> int:
@@ -66,7 +72,8 @@ class ContentTaste:
         return query.once("content/taste", lambda: self.of(query.user.history))
 
     def of(self, history: History) -> Floats | None:
-        """float32 [d], the unit vector along the mean of the liked items' vectors.
+        """float32 [d], the unit vector along the mean of the liked items' vectors, less what is
+        typical of any item (Rocchio 1971).
 
         When no liked item has content, or they have nothing in common, what everybody likes now;
         None where that is not known.
@@ -74,10 +81,23 @@ class ContentTaste:
         liked = self._recency.liked(history)
         vectors, known = self.items.of(liked.keys)
         if not known.any():
-            return self._everybody
-        mean = liked.shares[known] @ vectors.astype(np.float64)
+            return self.everybody
+        shares = liked.shares[known]
+        mean = shares @ vectors.astype(np.float64) - shares.sum() * self.typical
         length = float(np.linalg.norm(mean))
-        return (mean / length).astype(np.float32) if length > 1e-9 else self._everybody
+        return (mean / length).astype(np.float32) if length > 1e-9 else self.everybody
+
+
+def _direction(view: SliceView, name: str, dim: int) -> Floats | None:
+    """float32 [dim] that all shards share; None in a version that has none."""
+    if name not in view.shared.arrays:
+        return None
+    values = view.array(name, np.float32)
+    if values.shape != (dim,):
+        raise ArtifactCorrupt(
+            f"{view.shared_path(name)}: {len(values)} dimensions, not the {dim} of the vectors"
+        )
+    return values
 
 
 class ContentSource:

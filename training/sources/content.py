@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from retrieval_svc.content_encoder import LEAST, number_weight, token_weights, unit_or_zero
+from retrieval_svc.content_encoder import number_weight, token_weights, unit_or_zero
 from retrieval_svc.source_data import SharedData, SourceData
 from shortlist.features import Encoded, FeatureEncoder
 from training.encoding import entity_columns
-from training.item_statistics import decayed_counts
 from training.sources.base import Absent, Floats, SourceLesson, TrainedSource
+from training.sources.contrast import choose_contrast, taste_with
 
 __all__ = ["train"]
 
@@ -43,8 +43,11 @@ def train(lesson: SourceLesson) -> TrainedSource | Absent:
         return Absent(name=NAME, reason="no two items share a word or value")
     arrays: dict[str, npt.NDArray[Any]]
     arrays = {"keys": dataset.item_keys[known], "vectors": vectors[known]}
-    if (everybody := _everybody(lesson, vectors)) is not None:
-        arrays["everybody"] = everybody
+    contrast = choose_contrast(lesson, vectors)
+    taste = taste_with(contrast, lesson, vectors)
+    arrays["typical"] = taste.typical
+    if taste.everybody is not None:
+        arrays["everybody"] = taste.everybody
     return TrainedSource(
         name=NAME,
         data=SourceData(columns={"vectors": vectors}),
@@ -53,16 +56,13 @@ def train(lesson: SourceLesson) -> TrainedSource | Absent:
             settings={**lesson.history, "items": encoder.document()},
         ),
         index_column="vectors",
-        notes={"items": len(known), "dim": vectors.shape[1], "terms": described.shape[1]},
+        notes={
+            "items": len(known),
+            "dim": vectors.shape[1],
+            "terms": described.shape[1],
+            "contrast": contrast,
+        },
     )
-
-
-def _everybody(lesson: SourceLesson, vectors: Floats) -> Floats | None:
-    """float32 [dim], unit length: the mean of what is liked now; None where it is nothing."""
-    counts = decayed_counts(lesson.dataset, lesson.rows, lesson.as_of_ms, lesson.half_life_ms)
-    mean = counts @ vectors
-    length = float(np.linalg.norm(mean))
-    return (mean / length).astype(np.float32) if length > LEAST else None
 
 
 def _idf(encoder: FeatureEncoder, encoded: Encoded) -> Floats:
