@@ -27,10 +27,10 @@ def world(*, rare_is_liked: bool, timed: bool = True, users: int = USERS) -> Dat
     user, item, time_ms = [], [], []
     for one in range(users):
         old = [*rng.choice(rare[rare < OLD], 4), *rng.choice(common[common < OLD], 12)]
-        new = rng.choice((rare if rare_is_liked else common)[-4:], 2, replace=False)
-        user += [one] * 18
+        new = rng.choice((rare if rare_is_liked else common)[-4:], 1, replace=False)
+        user += [one] * 17
         item += [*old, *new]
-        time_ms += [*rng.integers(1, 80 * DAY_MS, 16), *rng.integers(90, 100, 2) * DAY_MS]
+        time_ms += [*rng.integers(1, 80 * DAY_MS, 16), *rng.integers(90, 100, 1) * DAY_MS]
     order = np.argsort(time_ms, kind="stable")
     return tiny_dataset(
         np.array(user)[order],
