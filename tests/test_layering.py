@@ -68,6 +68,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 PROTOBUF = (
     "shortlist/v1/*",
     "*/servicer.py",
+    "benchmarks/serving/wire.py",
     "benchmarks/live/flow.py",
     "orchestrator/*_servicer.py",
     "shortlist/admin.py",

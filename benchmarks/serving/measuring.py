@@ -1,0 +1,171 @@
+"""One system under rising load: where it saturates, and what a page costs below that."""
+
+from __future__ import annotations
+
+import contextlib
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.serving.load import LoadGenerator, Plan, Step
+from benchmarks.serving.recall import RecallProbe
+from benchmarks.serving.systems import Running
+from benchmarks.serving.wire import METHOD, Answer, page_requests, parse_answers
+from shortlist.launch import child_environment, module_command
+
+__all__ = ["Effort", "measure"]
+
+Tell = Callable[[str], None]
+
+_FIRST_RPS = 10.0
+_FACTOR = 1.3  # from one rate to the next
+_KEPT_UP = 0.95  # of what was offered: below it the system is saturated
+_TRACED_EVERY = 5
+_STAGES = {"retrieval": ("retrieve",), "ranking": ("rank",)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How long to look."""
+
+    warm_s: float = 5.0
+    rising_s: float = 5.0  # at each rate
+    steady_s: float = 20.0  # at 50 and 80 % of saturation
+
+
+async def measure(
+    system: Running, workdir: Path, users: Sequence[str], effort: Effort, tell: Tell
+) -> dict[str, Any]:
+    """The figures of one system; a page that is not complete counts as an error."""
+    async with load_generator() as generator:
+        meter = _Meter(system, generator, users)
+        await meter.run(_FIRST_RPS, effort.warm_s)
+        saturation, rising = await _saturate(meter, effort.rising_s, tell)
+        result: dict[str, Any] = {"saturation_rps": saturation, "rising": rising}
+        for share in (0.5, 0.8):
+            tell(f"{share:.0%} of {saturation:.0f} req/s")
+            result[f"at_{share:.0%}"] = await _steady(
+                meter, workdir, share * saturation, effort.steady_s
+            )
+    half = result["at_50%"]
+    result["p99_ms"] = half["p99_ms"]
+    result["recall@1000"] = half["recall"]
+    result["orchestrator_cpu_ms"] = half["cpu_ms"][system.orchestrator.name]
+    return result
+
+
+@contextlib.asynccontextmanager
+async def load_generator() -> AsyncIterator[LoadGenerator]:
+    command = module_command("benchmarks.serving.load")
+    async with LoadGenerator(command, child_environment()) as generator:
+        yield generator
+
+
+class _Meter:
+    """Puts load on a system and reads its processes' clocks before and after."""
+
+    def __init__(self, system: Running, generator: LoadGenerator, users: Sequence[str]) -> None:
+        self._system, self._generator = system, generator
+        self._plain = page_requests(users)
+        self._traced = page_requests(users, trace=True)
+
+    @property
+    def system(self) -> Running:
+        return self._system
+
+    async def run(self, rate: float, seconds: float) -> tuple[Step, list[Answer]]:
+        step = await self._generator.run(
+            Plan(
+                target=self._system.target,
+                method=METHOD,
+                requests=self._plain,
+                kept=self._traced,
+                keep_every=_TRACED_EVERY,
+                rate=rate,
+                seconds=seconds,
+            )
+        )
+        return step, parse_answers(step.answers)
+
+    def cpu_s(self) -> dict[str, float]:
+        return {one.name: one.cpu_s for one in self._system.processes}
+
+
+async def _saturate(
+    meter: _Meter, seconds: float, tell: Tell
+) -> tuple[float, list[dict[str, float]]]:
+    """Rising rates until the system falls behind at two of them; the most that it answered."""
+    rate, best, behind = _FIRST_RPS, 0.0, 0
+    rising = []
+    while behind < 2:
+        step, answers = await meter.run(rate, seconds)
+        complete = float(np.mean([_is_complete(one) for one in answers])) if answers else 0.0
+        good = step.ok_rps * complete
+        p99 = step.latency_ms["p99"]
+        tell(f"{rate:.0f} req/s offered, {good:.0f} answered, p99 {p99:.0f} ms")
+        rising.append({"offered_rps": rate, "ok_rps": good, "p99_ms": p99})
+        best = max(best, good)
+        behind = behind + 1 if good < _KEPT_UP * rate else 0
+        rate *= _FACTOR
+    return best, rising
+
+
+async def _steady(meter: _Meter, workdir: Path, rate: float, seconds: float) -> dict[str, Any]:
+    probe = RecallProbe(workdir, meter.system.shards)
+    before = meter.cpu_s()
+    async with probe.running() if meter.system.shards else contextlib.nullcontext():
+        step, answers = await meter.run(rate, seconds)
+    after = meter.cpu_s()
+    await probe.close()
+    done = max(1, step.statuses.get("OK", 0))
+    return {
+        "offered_rps": rate,
+        "ok_rps": step.ok_rps,
+        "statuses": step.statuses,
+        "page_ms": step.latency_ms,
+        "p99_ms": {
+            **{name: _stage_p99(answers, stages) for name, stages in _STAGES.items()},
+            "page": step.latency_ms["p99"],
+        },
+        "stages_ms": _medians(answers),
+        "cpu_ms": {name: 1000 * (after[name] - before[name]) / done for name in after},
+        "memory_mb": {one.name: dict(one.memory_mb) for one in meter.system.processes},
+        "coverage": float(np.mean([one.covered for one in answers])),
+        "degraded": sum(one.degraded for one in answers),
+        "traced": len(answers),
+        "recall": probe.recall,
+        "loop_lag_max_ms": 1000 * _loop_lag_s(meter.system),
+        "sender_late_ms": step.late_ms,
+        "sender_cpu_ms": 1000 * step.sender_cpu_s / done,
+    }
+
+
+def _is_complete(answer: Answer) -> bool:
+    return answer.items == 20 and answer.covered == 1.0 and not answer.degraded
+
+
+def _stage_p99(answers: Sequence[Answer], stages: Sequence[str]) -> float:
+    times = [sum(one.stages_ms.get(stage, 0.0) for stage in stages) for one in answers]
+    return float(np.percentile(times, 99)) if times else float("nan")
+
+
+def _medians(answers: Sequence[Answer]) -> dict[str, float]:
+    names = answers[0].stages_ms if answers else {}
+    return {
+        name: float(np.median([one.stages_ms.get(name, 0.0) for one in answers])) for name in names
+    }
+
+
+def _loop_lag_s(system: Running) -> float:
+    port = system.orchestrator.metrics_port
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    for family in text_string_to_metric_families(text):
+        if family.name == "shortlist_event_loop_lag_max_seconds":
+            return float(family.samples[0].value)
+    return float("nan")

@@ -1,0 +1,120 @@
+"""Shortlist over a world in processes of its own, started as `serve` and `up` start them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.serving.world import retrieval_version
+from orchestrator.supervisor import Child, ChildSpec, Supervisor, SupervisorOptions, Wave
+from orchestrator.up import Plan, waves_of
+from shortlist.artifacts import ArtifactStore
+from shortlist.errors import ArtifactNotFound
+from shortlist.launch import module_command
+
+__all__ = ["KINDS", "Process", "Running", "running"]
+
+KINDS = ("embedded", "distributed")
+_START_S = 300.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One process of a system."""
+
+    name: str
+    pid: int
+    address: str
+    metrics_port: int | None
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU time so far, of all its threads; see proc(5)."""
+        text = Path(f"/proc/{self.pid}/stat").read_text("utf-8")
+        fields = text[text.rindex(")") + 2 :].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    @property
+    def memory_mb(self) -> Mapping[str, float]:
+        """`rss`, and `pss`, in which a page that several processes have counts in parts."""
+        lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text("utf-8").splitlines()
+        sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
+        return {name.lower(): int(sizes[name]) / 1024 for name in ("Rss", "Pss")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A system that serves."""
+
+    target: str  # of its orchestrator
+    processes: tuple[Process, ...]
+
+    @property
+    def orchestrator(self) -> Process:
+        return next(one for one in self.processes if one.address == self.target)
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """Addresses of the retrieval processes; none where they are part of the orchestrator."""
+        return tuple(one.address for one in self.processes if one.name.startswith("retrieval"))
+
+
+@contextlib.asynccontextmanager
+async def running(
+    workdir: Path, kind: str, form: str, *, shards: int = 2, rankers: int = 2
+) -> AsyncIterator[Running]:
+    """Start, and stop in the end. `embedded` serves the version of one shard."""
+    store = ArtifactStore(workdir / "artifacts")
+    version = retrieval_version(1 if kind == "embedded" else shards)
+    _promote(store, "retrieval", version)
+    _promote(store, "ranking", form)
+    waves = (
+        [_alone(workdir)]
+        if kind == "embedded"
+        else waves_of(
+            Plan(
+                workdir=workdir,
+                shards=shards,
+                rankers=rankers,
+                port=0,
+                metrics_port=0,
+                retrieval_version=version,
+                ranking_version=form,
+            )
+        )
+    )
+    options = SupervisorOptions(start_timeout_s=_START_S)
+    supervisor = Supervisor(workdir / "run", waves, options=options)
+    async with supervisor.running():
+        yield Running(
+            target=supervisor.children[-1].address,
+            processes=tuple(map(_process, supervisor.children)),
+        )
+
+
+def _alone(workdir: Path) -> Wave:
+    command = module_command("orchestrator", "--workdir", str(workdir))
+    spec = ChildSpec(name="embedded", role="orchestrator", command=tuple(command), metrics_port=0)
+    return lambda _: [spec]
+
+
+def _process(child: Child) -> Process:
+    return Process(
+        name=child.spec.name,
+        pid=child.pid,
+        address=child.address,
+        metrics_port=child.metrics_port,
+    )
+
+
+def _promote(store: ArtifactStore, tier: str, version: str) -> None:
+    try:
+        before: str | None = store.current(tier)
+    except ArtifactNotFound:
+        before = None
+    if before != version:
+        store.promote(tier, version, expected=before)
