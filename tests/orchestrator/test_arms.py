@@ -1,6 +1,9 @@
-"""Arms of an experiment: each names the ranker that orders the page."""
+"""Arms of an experiment: what each may decide, who gets it, and what says so afterwards."""
 
 from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,3 +168,132 @@ async def test_arms_are_the_same_over_remote_tiers() -> None:
             there = await remote.recommend(PageRequest(user_id="ann", arm=arm))
             assert there.items == here.items
             assert there.versions == here.versions
+
+
+# -- more than a ranker ---------------------------------------------------------------------------
+
+
+def with_arms(arms: dict[str, ArmConfig], **sections: object) -> Config:
+    ranking = RankingConfig(default="none", arms=arms)
+    return Config.model_validate({"ranking": ranking, **sections})
+
+
+async def test_an_arm_weighs_sources_in_the_blend() -> None:
+    arms = {
+        "popular": ArmConfig(multipliers={"two_tower": 0.0}),
+        "taste": ArmConfig(weights={"popular": 0.0, "two_tower": 1.0}),
+        "doubled": ArmConfig(multipliers={"two_tower": 2.0, "popular": 2.0}),
+    }
+    config = with_arms(arms, slate=SlateConfig(diversity=0.0))
+    async with a_world(config=config) as world:
+        plain, popular, taste, doubled = [
+            await world.page(arm=arm) for arm in ("", "popular", "taste", "doubled")
+        ]
+        only = {source: await world.page(sources=(source,)) for source in ("two_tower", "popular")}
+    assert item_ids(popular) == item_ids(only["popular"])
+    assert item_ids(taste) == item_ids(only["two_tower"])
+    assert item_ids(doubled) == item_ids(plain)
+    assert len({tuple(item_ids(page)) for page in (plain, popular, taste)}) == 3
+
+
+async def test_an_arm_has_quotas_of_its_own() -> None:
+    arms = {"few": ArmConfig(quotas={"two_tower": 0, "popular": 30})}
+    async with a_world(config=with_arms(arms)) as world:
+        page = await world.page(arm="few")
+        named = await world.page(arm="few", quotas={"popular": 40})
+        few, other = world.shards[0].queries[-2:]
+    assert few.quotas == {"popular": 30}
+    assert other.quotas == {"popular": 40}
+    assert {item.sources for item in (*page.items, *named.items)} == {("popular",)}
+
+
+async def test_an_arm_has_a_slate_of_its_own_and_the_request_the_last_word() -> None:
+    arms = {"varied": ArmConfig(diversity=0.9, caps={"genre": 2}, minimums={"popular": 0})}
+    slate = SlateConfig(page_size=10, diversity=0.0, caps={"genre": 5}, minimums={"popular": 9})
+    async with a_world(config=with_arms(arms, slate=slate)) as world:
+        varied = await world.page(arm="varied", return_attributes=("genre",))
+        plain = await world.page()
+        asked = await world.page(
+            arm="varied", caps={"genre": 3}, diversity=0.0, return_attributes=("genre",)
+        )
+    assert most_of_a_genre(varied) == 2
+    assert most_of_a_genre(asked) == 3
+    assert sum("popular" in item.sources for item in plain.items) >= 9
+    assert item_ids(varied) != item_ids(plain)
+
+
+def most_of_a_genre(page: Page) -> int:
+    return max(Counter(str(item.attributes["genre"]) for item in page.items).values())
+
+
+async def test_an_arm_that_names_no_ranker_has_the_default_one() -> None:
+    ranking = RankingConfig(default="upside_down", arms={"wide": ArmConfig(diversity=0.5)})
+    async with a_world(config=Config(ranking=ranking)) as world:
+        page = await world.page(arm="wide")
+    assert (page.versions.ranker, page.versions.arm) == ("upside_down", "wide")
+
+
+SHARED = {
+    "trees": ArmConfig(ranker="upside_down", share=0.3),
+    "plain": ArmConfig(ranker="none", share=0.2),
+    "named_only": ArmConfig(ranker="none"),
+}
+
+
+async def test_users_of_requests_without_an_arm_are_shared_out_and_stay_where_they_are() -> None:
+    config = Config(ranking=RankingConfig(arms=SHARED))
+    async with a_world(config=config) as world:
+        arms = {}
+        for user in (f"u{n}" for n in range(80)):
+            first, second = await world.page(user), await world.page(user)
+            ranking = await world.recommender.rank(RankRequest(item_ids=("i1",), user_id=user))
+            assert first.versions.arm == second.versions.arm == ranking.versions.arm
+            arms[user] = first.versions.arm
+            assert Attribution.decode(first.attribution_token).arm == arms[user]
+            assert first.versions.ranker == {"trees": "upside_down", "plain": "none"}.get(
+                arms[user], "key"
+            )
+        named = await world.page("u1", arm="named_only")
+    counts = Counter(arms.values())
+    assert counts.keys() == {"", "trees", "plain"}
+    assert 12 < counts["trees"] < 36
+    assert 6 < counts["plain"] < 28
+    assert named.versions.arm == "named_only"
+
+
+async def test_all_pages_of_a_listing_share_the_arm_that_its_first_page_was_given() -> None:
+    config = Config(ranking=RankingConfig(arms=SHARED))
+    async with a_world(config=config) as world:
+        for n in range(20):  # nobody in particular: every request is somebody else
+            first = await world.page("", request_id=f"a{n}")
+            second = await world.page("", request_id=f"b{n}", page_token=first.next_page_token)
+            assert second.versions.arm == first.versions.arm
+
+
+def test_shares_beyond_everybody_are_refused_naming_the_field(tmp_path: Path) -> None:
+    file = tmp_path / "shortlist.yaml"
+    file.write_text("ranking: {arms: {a: {share: 0.7}, b: {share: 0.4}}}")
+    with pytest.raises(InvalidRequest, match=r"add up to 1\.1") as refused:
+        Config.load(file)
+    assert [field for field, _ in refused.value.violations] == ["ranking.arms"]
+
+
+async def test_names_that_nothing_has_are_refused_at_the_start_each_by_its_field() -> None:
+    odd = ArmConfig(
+        weights={"twotower": 1.0},
+        multipliers={"poplar": 1.0},
+        quotas={"fersh": 3},
+        minimums={"new": 1},
+        caps={"colour": 2},
+    )
+    world = a_world(config=Config(ranking=RankingConfig(arms={"odd": odd})))
+    with pytest.raises(InvalidRequest) as refused:
+        await world.recommender.start()
+    await world.recommender.close()
+    assert [field for field, _ in refused.value.violations] == [
+        "ranking.arms.odd.caps.colour",
+        "ranking.arms.odd.weights.twotower",
+        "ranking.arms.odd.multipliers.poplar",
+        "ranking.arms.odd.quotas.fersh",
+        "ranking.arms.odd.minimums.new",
+    ]

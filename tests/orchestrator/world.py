@@ -230,6 +230,9 @@ class KeyRanker:
         self.also: tuple[str, ...] = ()  # served as well when pinned
         self.models: tuple[str, ...] = ("key", "upside_down")
         self.fails: Exception | None = None
+        self.broken: dict[str, Exception] = {}  # by version
+        self.waits: dict[str, asyncio.Event] = {}  # by version
+        self.upside_down_in = ""  # version
         self.answers: Floats | None = None  # instead of the true scores
         self.delay_s = 0.0
         self.queries: list[ScoreQuery] = []
@@ -244,11 +247,15 @@ class KeyRanker:
         version = query.model_version or self.version
         if version not in (self.version, *self.also):
             raise VersionNotServed(f"this ranker serves {self.version}, not {query.model_version}")
+        if version in self.waits:
+            await self.waits[version].wait()
+        if version in self.broken:
+            raise self.broken[version]
         model = query.model or self.models[0]
         if model not in self.models:
             raise InvalidField("model", f"unknown ranker {model!r}")
         scores = scores_by_key(query.candidates.keys) if self.answers is None else self.answers
-        sign = -1 if model == "upside_down" else 1
+        sign = -1 if model == "upside_down" or version == self.upside_down_in else 1
         return Scores(model_version=version, scores=sign * scores, model=model)
 
     async def status(self) -> RankerStatus:
