@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,6 +20,7 @@ from shortlist.tiers import AttributeValue
 __all__ = ["CardColumns", "ItemTable"]
 
 _FEATURE = "f_"
+_EXPIRES = "expires_ms"  # a column of slices with items that were known to expire
 _OF_EVERY_ITEM = {"id": "id", "title": "title", "published_at": "published_ms"}
 _KINDS: Mapping[pa.DataType, Kind] = {
     pa.string(): "text",
@@ -65,6 +67,8 @@ class ItemTable:
         for name, kind in (("key", pa.uint64()), ("id", pa.string()), ("title", pa.string())):
             if name not in table.column_names or table.schema.field(name).type != kind:
                 raise ArtifactCorrupt(f"{path}: no column {name!r} of type {kind}")
+        if _EXPIRES in table.column_names and table.schema.field(_EXPIRES).type != pa.int64():
+            raise ArtifactCorrupt(f"{path}: column {_EXPIRES!r} is not of type {pa.int64()}")
         if not np.array_equal(table["key"].to_numpy(), keys) or table["id"].null_count:
             raise ArtifactCorrupt(f"{path}: its rows are not aligned with keys.npy")
         return cls(table.drop_columns(["key"]), roles)
@@ -72,6 +76,13 @@ class ItemTable:
     def over(self, table: pa.Table) -> ItemTable:
         """Other items in the same layout."""
         return ItemTable(table, self._roles)
+
+    @property
+    def expires_ms(self) -> npt.NDArray[np.int64]:
+        """From when on each item is shown no more, as it was published: int64 [n], 0 = never."""
+        if _EXPIRES not in self._table.column_names:
+            return np.zeros(self._table.num_rows, np.int64)
+        return np.asarray(self._table[_EXPIRES].fill_null(0).to_numpy(), np.int64)
 
     @property
     def columns(self) -> pa.Table:

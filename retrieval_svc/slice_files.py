@@ -4,7 +4,7 @@ tower/                          the user tower, and the item tower (`item_*`)
 <source>/                       what every shard needs of a source: see source_data.py
 shard-00000/keys.npy            uint64 [n], ascending
 shard-00000/vectors.npy         float32 [n, dim], unit length, the two-tower's; rows as the keys
-shard-00000/items.parquet       key, id, title, f_<feature> ...
+shard-00000/items.parquet       key, id, title, f_<feature> ..., expires_ms where an item expires
 shard-00000/<source>/           what a source knows of the slice's items: see source_data.py
 shard-00000/<source>/index/     only where the search is not exact
 """

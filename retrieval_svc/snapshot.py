@@ -135,8 +135,12 @@ class Part:
 
     @staticmethod
     def whole(segment: Segment) -> Part:
-        """All rows count."""
-        return Part(segment=segment, standing=Standing.all(len(segment)))
+        """All rows count, until their items expire."""
+        standing = Standing.all(len(segment))
+        expires_ms = segment.items.expires_ms
+        if expires_ms.any():
+            standing = replace(standing, expiries=Expiries.of(expires_ms))
+        return Part(segment=segment, standing=standing)
 
     def observing(self, events: EventColumns, newest_ms: int) -> Part:
         """The sources know of `events`, too; the same rows count."""

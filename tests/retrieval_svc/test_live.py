@@ -6,6 +6,8 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from retrieval_svc.folding import FoldPolicy
@@ -210,6 +212,23 @@ def test_an_item_falls_out_when_its_time_has_come_without_a_change(folder: Path)
     assert {"two_tower", "popular"} <= sources_with(ask(live), old)
     now[0] += 500
     assert sources_with(ask(live), old) == set()
+
+
+def test_an_item_falls_out_at_the_time_that_it_was_published_with(tmp_path: Path) -> None:
+    now = [WATERMARK_MS]
+    live_slice(tmp_path, CATALOGUE)
+    path, id = tmp_path / "shard-00000" / "items.parquet", CATALOGUE.ids[20]
+    items = pq.read_table(path)
+    expires = [WATERMARK_MS + 500 if one == id else None for one in items["id"].to_pylist()]
+    pq.write_table(items.append_column("expires_ms", pa.array(expires, pa.int64())), path)
+    live = opened(tmp_path, CATALOGUE, clock_ms=lambda: now[0])
+    assert {"two_tower", "popular"} <= sources_with(ask(live), id)
+    now[0] += 500
+    assert sources_with(ask(live), id) == set()
+    assert live.snapshot.items == 299
+    live.apply(changes(item(id), item("new")))  # it does not expire any more
+    assert {"two_tower", "popular"} <= sources_with(ask(live), id)
+    assert live.snapshot.items == 301
 
 
 # --- filters ---
