@@ -30,8 +30,10 @@ class Plan:
     # Of the first orchestrator's metrics; the other orchestrators, the shards and the rankers count
     # on from it. 0 = any free ones, None = no metrics.
     metrics_port: int | None = None
-    retrieval_version: str
-    ranking_version: str
+    # Pinned; None = what is current when a process starts, which a redeploy changes. A process that
+    # is started again must come back as what its siblings have become.
+    retrieval_version: str | None = None
+    ranking_version: str | None = None
 
     def metrics_port_of(self, at: int) -> int | None:
         """The metrics port of the process that is number `at` of all."""
@@ -52,7 +54,10 @@ def _shard_specs(plan: Plan) -> list[ChildSpec]:
             name=f"retrieval-{shard}-{replica}",
             role="retrieval",
             command=_service(
-                "retrieval_svc", plan, "--shard", shard, "--version", plan.retrieval_version
+                "retrieval_svc",
+                plan,
+                *("--shard", shard, "--shards", plan.shards),
+                *_pinned(plan.retrieval_version),
             ),
             metrics_port=plan.metrics_port_of(plan.orchestrators + shard * plan.replicas + replica),
         )
@@ -66,7 +71,7 @@ def _ranker_specs(plan: Plan) -> list[ChildSpec]:
         ChildSpec(
             name=f"ranking-{ranker}",
             role="ranking",
-            command=_service("ranking_svc", plan, "--version", plan.ranking_version),
+            command=_service("ranking_svc", plan, *_pinned(plan.ranking_version)),
             metrics_port=plan.metrics_port_of(
                 plan.orchestrators + plan.shards * plan.replicas + ranker
             ),
@@ -97,6 +102,10 @@ def _orchestrator_specs(plan: Plan, serving: Sequence[Child]) -> list[ChildSpec]
         )
         for index in range(plan.orchestrators)
     ]
+
+
+def _pinned(version: str | None) -> tuple[str, ...]:
+    return () if version is None else ("--version", version)
 
 
 def _service(module: str, plan: Plan, *arguments: object) -> tuple[str, ...]:

@@ -47,7 +47,13 @@ async def _run(arguments: ServiceArguments, config: RankingConfig) -> None:
 
     store = ArtifactStore(arguments.artifact_root)
     live = arguments.live_store()
-    ranker = LocalRanker.open(store, arguments.version, config, live=live)
+    ranker = LocalRanker.open(
+        store,
+        arguments.version,
+        config,
+        live=live,
+        memory_factor=arguments.config.deployment.memory_factor,
+    )
     server = arguments.server()
     add_services(server, ranker, ranker.versions)
     try:

@@ -248,8 +248,10 @@ class LocalRanker:
             check_head_room(f"{TIER} {version}", size, factor=memory_factor)
             return RankerGeneration.open(artifact, config)
 
-        versions = starting_versions(store, TIER, version)
-        return LocalRanker(LoadedVersions.starting(versions, first, beside, store=live))
+        def wanted() -> list[str]:
+            return starting_versions(store, TIER, version)
+
+        return LocalRanker(LoadedVersions.starting(wanted, first, beside, store=live))
 
     async def start(self) -> None:
         """Catch up with the log and follow it; before the first question. Raises as the store."""

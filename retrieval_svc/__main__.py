@@ -15,13 +15,19 @@ _EPILOG = "Every option is an environment variable, too: --shard is SHORTLIST_SH
 @service_options("retrieval")
 @click.option("--shard", type=click.IntRange(0), required=True, help="Which slice, from 0.")
 @click.option(
+    "--shards",
+    type=click.IntRange(1, 1024),
+    help="How many shards the system runs; a version of another number is served as `shortlist up` "
+    "or `shortlist redeploy` have divided it.  [default: as the version was built]",
+)
+@click.option(
     "--threads",
     type=click.IntRange(1, 256),
     default=2,
     show_default=True,
     help="Queries searched at the same time.",
 )
-def main(arguments: ServiceArguments, shard: int, threads: int) -> None:
+def main(arguments: ServiceArguments, shard: int, shards: int | None, threads: int) -> None:
     """Serve one shard of the retrieval tier over gRPC.
 
     A shard holds its slice of the items and the towers of the same artifact. It verifies every
@@ -37,17 +43,25 @@ def main(arguments: ServiceArguments, shard: int, threads: int) -> None:
     It answers shortlist.v1.Retrieval, shortlist.v1.Admin (status, and rollouts of other versions),
     health and reflection.
     """
-    asyncio.run(_run(arguments, shard, threads))
+    asyncio.run(_run(arguments, shard, shards, threads))
 
 
-async def _run(arguments: ServiceArguments, shard: int, threads: int) -> None:
+async def _run(arguments: ServiceArguments, shard: int, shards: int | None, threads: int) -> None:
     from retrieval_svc.servicer import add_services
     from retrieval_svc.shard import LocalRetriever
     from shortlist.artifacts import ArtifactStore
 
     store = ArtifactStore(arguments.artifact_root)
     live = arguments.live_store()
-    retriever = LocalRetriever.open(store, shard, arguments.version, threads=threads, live=live)
+    retriever = LocalRetriever.open(
+        store,
+        shard,
+        arguments.version,
+        threads=threads,
+        live=live,
+        shards=shards,
+        memory_factor=arguments.config.deployment.memory_factor,
+    )
     server = arguments.server()
     add_services(server, retriever, retriever.versions)
     try:

@@ -48,10 +48,11 @@ class LocalRetriever:
         *,
         threads: int = 2,
         live: Store | None = None,
+        shards: int | None = None,
         memory_factor: float = 0.0,
         verified: Artifact | None = None,
     ) -> LocalRetriever:
-        """Load one shard of `version`, or of what `starting_versions` names.
+        """Load one shard of `version`, or of what `starting_versions` names for so many `shards`.
 
         `live` has the log that it follows. Another version is loaded only where `memory_factor`
         times the size of its files is free. `verified` is an artifact that the caller has opened.
@@ -68,8 +69,10 @@ class LocalRetriever:
             check_head_room(what, slice_bytes(artifact, shard), factor=memory_factor)
             return LiveGeneration(Generation.open(artifact, shard))
 
-        versions = starting_versions(store, TIER, version)
-        return cls(LoadedGenerations.starting(versions, first, beside, store=live), threads=threads)
+        def wanted() -> list[str]:
+            return starting_versions(store, TIER, version, shards=shards)
+
+        return cls(LoadedGenerations.starting(wanted, first, beside, store=live), threads=threads)
 
     async def start(self) -> None:
         """Catch up with the log and follow it; before the first question. Raises as the store."""

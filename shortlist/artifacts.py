@@ -173,6 +173,18 @@ class ArtifactStore:
             self._pull(self._mirror, tier, version)
         return _verified(folder, tier, version)
 
+    def manifest(self, tier: str, version: str) -> Manifest:
+        """What a version says of itself; its files are not compared. Raises as `open` does."""
+        folder = self._home(tier) / check_version_name(version)
+        if self._mirror and not folder.exists():
+            data = self._read(tier, f"{version}/{MANIFEST}")
+            if data is None:
+                raise ArtifactNotFound(f"{tier} {version} is not in {self._mirror.url}")
+            return _parse_manifest(folder / MANIFEST, data)
+        if not folder.is_dir():
+            raise ArtifactNotFound(f"{tier} {version} is not in {folder.parent}")
+        return _read_manifest(folder)
+
     def current(self, tier: str) -> str:
         """The version that serves. Raises `ArtifactNotFound` if none was promoted yet."""
         pointer = self._pointer(tier)

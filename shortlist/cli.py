@@ -23,6 +23,7 @@ from shortlist.commands.forget import forget
 from shortlist.commands.import_data import import_data
 from shortlist.commands.items import items
 from shortlist.commands.recommend import recommend
+from shortlist.commands.redeploy import redeploy, rollback
 from shortlist.commands.serve import serve
 from shortlist.commands.similar import similar
 from shortlist.commands.train import train
@@ -84,6 +85,8 @@ for command in (
     evaluate,
     serve,
     up,
+    redeploy,
+    rollback,
     recommend,
     similar,
     events,

@@ -67,21 +67,24 @@ class LoadedVersions(Generic[S]):
         self._store = store
         self._tailers: dict[str, LogTailer] = {}
         self._asked: Counter[str] = Counter()  # requests that a version is answering
+        self._wanted: Callable[[], Sequence[str]] | None = None
 
     @classmethod
     def starting(
         cls,
-        versions: Sequence[str],
+        wanted: Callable[[], Sequence[str]],
         first: Callable[[str], S],
         load: Callable[[str], S],
         *,
         store: Store | None = None,
     ) -> LoadedVersions[S]:
-        """Load all of `versions` by `first`; the first that loads is active. See `__init__`.
+        """Load all versions that are `wanted` by `first`; the first that loads is active.
 
-        Raises what loading raised when none loads.
+        What is wanted is asked again by `start`, for it may have changed meanwhile. Raises what
+        loading raised when none loads.
         """
         loaded: list[S] = []
+        versions = wanted()
         for version in versions:
             try:
                 loaded.append(first(version))
@@ -91,6 +94,7 @@ class LoadedVersions(Generic[S]):
                 _log.error("%s does not load: %s", version, error)
         started = cls(loaded[0], load, store=store)
         started._loaded = {one.version: one for one in loaded}
+        started._wanted = wanted
         return started
 
     @property
@@ -111,8 +115,20 @@ class LoadedVersions(Generic[S]):
 
         To be called before the active version is asked. Raises what the store raises.
         """
+        await self._catch_up_with_rollout()
         for one in self.loaded:
             await self._follow(one)
+
+    async def _catch_up_with_rollout(self) -> None:
+        """Loading takes time, in which a rollout may have gone on without this process."""
+        versions = list(self._wanted()) if self._wanted else []
+        for version in versions:
+            try:
+                await self.prepare(version)
+            except ShortlistError as error:
+                _log.error("%s does not load: %s", version, error)
+        if versions and versions[0] in self._loaded:
+            await self.activate(versions[0])
 
     async def close(self) -> None:
         """Follow no longer."""

@@ -22,6 +22,8 @@ from shortlist.config import (
     ContentConfig,
     CooccurrenceConfig,
     DcnConfig,
+    DeploymentConfig,
+    GateConfig,
     GbdtConfig,
     MfConfig,
     RankingConfig,
@@ -42,6 +44,7 @@ DOCUMENTS = (
     "docs/filters.md",
     "docs/live.md",
     "docs/published.md",
+    "docs/redeploy.md",
     "docs/schema.md",
     "docs/tuning.md",
 )
@@ -56,6 +59,8 @@ SECTIONS: dict[str, type[BaseModel]] = {  # of docs/configuration.md
     "ranking.gbdt": GbdtConfig,
     "slate": SlateConfig,
     "serving": ServingConfig,
+    "gate": GateConfig,
+    "deployment": DeploymentConfig,
 }
 
 

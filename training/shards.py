@@ -23,6 +23,7 @@ from retrieval_svc.source_data import SharedData, SourceData
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.config import Config, RetrievalConfig
 from shortlist.ids import shard_of
+from shortlist.starting import resliced
 from training.sources.base import TrainedSource
 
 __all__ = ["Slices", "Writer", "read_slices", "read_source", "reshard", "sources_of"]
@@ -152,7 +153,7 @@ def reshard(workdir: Path, shards: int, *, version: str | None = None) -> str:
     meta = RetrievalMeta.of(parent)
     if meta.shards == shards:
         return parent.version
-    name = f"{parent.version}-s{shards}"
+    name = resliced(parent.version, shards)
     if name in store.versions("retrieval"):
         return name
     config = Config.load(workdir / "shortlist.yaml").retrieval
@@ -167,7 +168,8 @@ def reshard(workdir: Path, shards: int, *, version: str | None = None) -> str:
         for source in meta.sources:
             _divide(writer, parent, whole, source, entries["indexed"].get(source), shards)
         entries |= {"shards": shards, "items_per_shard": writer.items_per_shard}
-        staged.publish(version=name, meta=entries, parents={"retrieval": parent.version})
+        parents = parent.manifest.parents | {"retrieval": parent.version}
+        staged.publish(version=name, meta=entries, parents=parents)
     return name
 
 

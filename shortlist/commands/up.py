@@ -103,8 +103,8 @@ def up(
 
     terminal = Terminal()
     artifacts = ArtifactStore(workdir / "artifacts")
-    ranking_version = artifacts.current("ranking")
-    version, built_shards = retrieval_version(workdir, shards, terminal)
+    artifacts.current("ranking")  # an untrained workdir is an error of this command
+    _, built_shards = retrieval_version(workdir, shards, terminal)
     plan = Plan(
         workdir=workdir.resolve(),
         shards=built_shards,
@@ -114,8 +114,6 @@ def up(
         host=host,
         port=port,
         metrics_port=metrics_port,
-        retrieval_version=version,
-        ranking_version=ranking_version,
     )
     supervisor = supervisor_of(plan, SupervisorOptions(restart=restart), terminal)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.supervisor import Child, ChildSpec
@@ -11,8 +12,6 @@ from orchestrator.up import Plan, waves_of
 def plan(**sizes: int | None) -> Plan:
     return Plan(
         workdir=Path("/w"),
-        retrieval_version="v-retrieval",
-        ranking_version="v-ranking",
         host="0.0.0.0",
         **sizes,
     )
@@ -42,15 +41,22 @@ def test_tiers_start_first_one_process_for_each_replica() -> None:
     ]
 
 
-def test_tiers_serve_the_planned_versions_on_this_machine_only() -> None:
+def test_tiers_serve_what_is_current_on_this_machine_only() -> None:
     tiers, _ = waves_of(plan(shards=2))
     shard_0, shard_1, ranker = tiers([])
     assert after(shard_0, "--shard") == ["0"]
     assert after(shard_1, "--shard") == ["1"]
-    assert after(shard_1, "--version") == ["v-retrieval"]
-    assert after(ranker, "--version") == ["v-ranking"]
+    assert after(shard_1, "--shards") == ["2"]
+    assert after(shard_1, "--version") == after(ranker, "--version") == []
     assert {spec.host for spec in (shard_0, shard_1, ranker)} == {"127.0.0.1"}
     assert {spec.port for spec in (shard_0, shard_1, ranker)} == {0}
+
+
+def test_a_version_can_be_pinned() -> None:
+    pinned = replace(plan(), retrieval_version="v-retrieval", ranking_version="v-ranking")
+    shard, *_, ranker = waves_of(pinned)[0]([])
+    assert after(shard, "--version") == ["v-retrieval"]
+    assert after(ranker, "--version") == ["v-ranking"]
 
 
 def test_orchestrators_know_each_shards_replicas_and_all_rankers() -> None:

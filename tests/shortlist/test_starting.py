@@ -40,3 +40,15 @@ def test_both_versions_are_needed_while_one_takes_over(store: ArtifactStore) -> 
 def test_before_the_first_promotion_there_is_nothing_to_serve(store: ArtifactStore) -> None:
     with pytest.raises(ArtifactNotFound):
         starting_versions(store, "retrieval")
+
+
+def test_where_other_shards_run_the_version_divided_so_is_served(store: ArtifactStore) -> None:
+    for version, shards in (("r1", 2), ("r1-s3", 3)):
+        with store.stage("retrieval") as staged:
+            (staged.path / "keys").write_text("k")
+            staged.publish(version=version, meta={"shards": shards})
+    store.promote("retrieval", "r1", expected=None)
+    assert starting_versions(store, "retrieval", shards=2) == ["r1"]
+    assert starting_versions(store, "retrieval", shards=3) == ["r1-s3"]
+    with pytest.raises(ArtifactNotFound, match="r1-s4"):
+        starting_versions(store, "retrieval", shards=4)

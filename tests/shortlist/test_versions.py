@@ -158,9 +158,19 @@ async def test_a_version_that_was_unloaded_can_be_loaded_again(
 
 
 def test_a_process_that_starts_serves_the_first_version_that_loads(shelf: Shelf) -> None:
-    started = LoadedVersions.starting(["v2", "v1"], shelf.load, shelf.load)
+    started = LoadedVersions.starting(lambda: ["v2", "v1"], shelf.load, shelf.load)
     assert served(started) == {"v2": True, "v1": False}
-    started = LoadedVersions.starting(["v9", "v1"], shelf.load, shelf.load)
+    started = LoadedVersions.starting(lambda: ["v9", "v1"], shelf.load, shelf.load)
     assert served(started) == {"v1": True}
     with pytest.raises(ArtifactNotFound, match="v9"):
-        LoadedVersions.starting(["v9"], shelf.load, shelf.load)
+        LoadedVersions.starting(lambda: ["v9"], shelf.load, shelf.load)
+
+
+async def test_a_rollout_that_went_on_while_a_process_loaded_is_caught_up_with(
+    shelf: Shelf,
+) -> None:
+    wanted = ["v1"]
+    started = LoadedVersions.starting(lambda: wanted, shelf.load, shelf.load)
+    wanted[:] = ["v2", "v1"]
+    await started.start()
+    assert served(started) == {"v1": False, "v2": True}
