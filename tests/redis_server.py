@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["RedisServer"]
+__all__ = ["RedisServer", "free_port", "redis_program"]
 
 _START_S = 20.0
 
@@ -26,13 +26,11 @@ class RedisServer:
     """`start`, `kill` (-9), `stop`; started again it reads what it has written."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self._program = _program()
+        self._program = redis_program()
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
 
     @property
     def url(self) -> str:
@@ -96,7 +94,15 @@ class RedisServer:
             return False
 
 
-def _program() -> str:
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def redis_program() -> str:
     """Fails in CI where there is none: these tests must not be left out in silence."""
     for found in (_of_the_wheel(), shutil.which("redis-server"), shutil.which("valkey-server")):
         if found is not None:

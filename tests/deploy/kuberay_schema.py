@@ -4,9 +4,9 @@
     python -m tests.deploy.kuberay_schema "$(go env GOMODCACHE)"/github.com/ray-project/kuberay/\\
 ray-operator@v1.5.0/config/crd/bases
 
-writes `kuberay-1.5.0.json` beside this file, from KubeRay's CustomResourceDefinitions (Copyright The
-KubeRay authors, Apache License 2.0, as this project): without descriptions, and without the pod
-templates, a megabyte of Kubernetes' own definitions, which are tried as pods.
+writes `kuberay-1.5.0.json` beside this file, from the definitions of KubeRay (Copyright The KubeRay
+authors, Apache License 2.0, as this project): without descriptions, and without the pod templates,
+a megabyte of Kubernetes' own definitions, which are tried as pods.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -23,6 +22,7 @@ from retrieval_svc.__main__ import main as retrieval
 from shortlist.cli import cli
 from shortlist.config import Config
 from shortlist.schema import Schema
+from tests.deploy.commands import accept
 from tests.deploy.dockerfile import Dockerfile
 from tests.deploy.kuberay_schema import check_ray
 from tests.deploy.manifests import KUSTOMIZATIONS, Pod, kustomization, pods_of, resources_of
@@ -220,9 +220,10 @@ def test_commands_are_accepted_by_the_commands(
 def test_tools_and_jobs_are_accepted_by_the_commands(
     everything: list[Resource], pods: list[Pod]
 ) -> None:
-    lines = [c["args"] for pod in pods if not pod.serves for c in pod.containers]
+    tools = [c for pod in pods if not pod.serves for c in pod.all_containers if "args" in c]
+    lines = [container["args"] for container in tools]
     lines += [one["spec"]["entrypoint"].split() for one in kind_of(everything, "RayJob")]
-    assert len(lines) == 4
+    assert [words[0] for words in lines] == ["train", "redeploy", "import", "python", "python"]
     for words in lines:
         if words[:2] == ["python", "-m"]:
             accept(JOBS[words[2]], words[3:])
@@ -435,7 +436,7 @@ def test_the_nightly_job_knows_the_cluster_and_its_token(
 ) -> None:
     (cluster,) = kind_of(base, "RayCluster")
     name = cluster["metadata"]["name"]
-    (container,) = pod_named(pods, "nightly").containers
+    (_, container) = pod_named(pods, "nightly").spec["initContainers"]
     assert f"--address=http://{name}-head-svc:8265" in container["args"]
     env = {variable["name"]: variable for variable in container["env"]}
     token = env["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"]
@@ -505,18 +506,6 @@ def service_ports(service: Resource) -> list[int]:
 
 def seconds(probe: Resource) -> int:
     return probe["periodSeconds"] * probe["failureThreshold"]
-
-
-def accept(command: click.Command, arguments: list[str]) -> None:
-    """Parse as click would; folders of a container do not exist here, so values stay texts."""
-    parser = command.make_parser(click.Context(command))
-    given, left, _ = parser.parse_args(list(arguments))  # raises for an unknown option
-    assert left == []
-    missing = [p.name for p in command.params if p.required and given.get(p.name or "") is None]
-    assert missing == []
-    for parameter in command.params:
-        if isinstance(parameter.type, click.Choice) and parameter.name in given:
-            parameter.type.convert(given[parameter.name], parameter, None)
 
 
 def pod_named(pods: list[Pod], name: str) -> Pod:
