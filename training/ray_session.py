@@ -15,7 +15,15 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-__all__ = ["cores_of_a_node", "new_board", "ray_session", "wait_for"]
+from shortlist.errors import ClusterRefused, ClusterUnreachable
+
+__all__ = [
+    "cores_of_a_node",
+    "cores_of_the_cluster",
+    "new_board",
+    "ray_session",
+    "wait_for",
+]
 
 # Legacy Keras is what TF-Recommenders is written against; one thread a worker, one worker a core.
 WORKER_ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -27,7 +35,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     """Connect to `address`, else to the cluster of the enclosing `ray job`, else start one here.
 
     A private cluster keeps its files in a folder of its own and takes them along when it ends. What
-    a task raises comes out as it is.
+    a task raises comes out as it is. Raises `ClusterRefused` or `ClusterUnreachable`.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -45,7 +53,15 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
     environment = {"env_vars": WORKER_ENVIRONMENT}
-    ray.init(address=address, runtime_env=environment, log_to_driver=False)
+    try:
+        ray.init(address=address, runtime_env=environment, log_to_driver=False)
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterRefused(
+            f"the Ray cluster at {address} does not accept the credentials: set "
+            "RAY_AUTH_MODE=token and the cluster's token in RAY_AUTH_TOKEN"
+        ) from error
+    except ConnectionError as error:
+        raise ClusterUnreachable(f"no Ray cluster answers at {address}: {error}") from error
     try:
         yield
     finally:
@@ -93,6 +109,11 @@ def cores_of_a_node() -> int:
     """The most cores that one task can get; needs a Ray session."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return int(max(resources.get("CPU", 1) for resources in nodes))
+
+
+def cores_of_the_cluster() -> int:
+    """How many tasks of one core run at once; needs a Ray session."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def new_board() -> Any:

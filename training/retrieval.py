@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +51,13 @@ from training.job_log import tell_done, tell_metrics, tell_snapshot
 from training.job_options import JOB_CONTEXT, job_options
 from training.lessons import Moment, Proposer, moments, relevant_rows, users_at
 from training.metrics import ndcg
-from training.ray_session import cores_of_a_node, new_board, ray_session, wait_for
+from training.ray_session import (
+    cores_of_a_node,
+    cores_of_the_cluster,
+    new_board,
+    ray_session,
+    wait_for,
+)
 from training.shards import TOWER_SOURCE, Writer, read_slices, reshard, sources_of
 from training.snapshot import take_snapshot
 from training.sources import TRAINERS, Absent, SourceLesson, TrainedSource
@@ -509,7 +516,7 @@ def _learn_fusion(build: _Build, lesson: _Lesson, lesson_ref: ray.ObjectRef) -> 
     ][:_FUSION_USERS]
     board, meta = new_board(), build.meta()
     # Each task opens the version anew, so there is one a core.
-    size = -(-len(todo) // cores_of_a_node()) or 1
+    size = -(-len(todo) // cores_of_the_cluster()) or 1
     chunks = [todo[at : at + size] for at in range(0, len(todo), size)]
     tasks = [_propose.remote(lesson_ref, meta, str(build.folder), chunk) for chunk in chunks]
     proposed = [one for chunk in wait_for(tasks, board, "blend") for one in chunk]
@@ -573,7 +580,11 @@ def main(workdir: Path, address: str | None, seed: int, log_sequence: int | None
 
 
 def run_job(job: Callable[[], dict[str, str]]) -> None:
-    """Print the versions that a job published, or one line about why it did not."""
+    """Print the versions that a job published, or one line about why it did not.
+
+    SIGTERM ends the job as Ctrl-C does, without leaving what it has staged.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         print(json.dumps(job()))
     except ShortlistError as error:

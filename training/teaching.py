@@ -18,7 +18,7 @@ from training.encoding import Encoders
 from training.groups import Groups
 from training.item_statistics import HalfLives, build_item_table
 from training.lessons import Moment, Proposer, lessons, moments
-from training.ray_session import new_board, wait_for
+from training.ray_session import cores_of_the_cluster, new_board, wait_for
 from training.rewards import Rewards
 from training.shards import read_slices, sources_of
 from training.windows import Window
@@ -100,7 +100,7 @@ def gather_lessons(lesson: Lesson, lesson_ref: ray.ObjectRef, window: Window) ->
     )
     board = new_board()
     chunks = [todo[at : at + _MOMENTS_A_CALL] for at in range(0, len(todo), _MOMENTS_A_CALL)]
-    cores = int(ray.cluster_resources().get("CPU", 1))
+    cores = cores_of_the_cluster()
     actor = ray.remote(num_cpus=1)(_Teacher)
     teachers = [actor.remote(lesson_ref, board) for _ in range(min(cores, len(chunks)))]
     done = [

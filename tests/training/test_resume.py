@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -13,9 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from ranking_svc.ranker import open_builder
 from shortlist.artifacts import ArtifactStore
+from shortlist.ids import key_of
 from shortlist.launch import module_command, tethered
+from shortlist.live import CatalogItem, LiveEvent
+from shortlist.stores.sqlite import SqliteStore
 from tests.trained import job_environment, processes_naming, short_tmp
+from training.dataset import Dataset
+from training.shards import read_slices
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -72,11 +79,40 @@ def versions(workdir: Path) -> dict[str, str]:
     return {tier: store.current(tier) for tier in TIERS}
 
 
+def record(workdir: Path) -> None:
+    """A new item, and events on it and others, of a new user as well."""
+
+    async def append() -> None:
+        store = SqliteStore(workdir / "store.sqlite")
+        known = [one.id for one in await store.list_items(-1, 20)]
+        await store.upsert_items([CatalogItem(id="new", title="A new item")])
+        imported = Dataset.load(workdir / "dataset")
+        newest_ms = int(imported.events.time_ms[-1])
+        await store.append(
+            [
+                LiveEvent(
+                    event_id=f"e{at}",
+                    user_id=f"newcomer-{at % 7}",
+                    item_id=(["new", *known])[at % 21],
+                    event_type=imported.event_types[0],
+                    time_ms=newest_ms + 1000 * at,
+                    weight=1.0,
+                )
+                for at in range(500)
+            ]
+        )
+        await store.close()
+
+    asyncio.run(append())
+
+
 @pytest.mark.parametrize("tier", ["retrieval", "ranking"])
 def test_a_job_goes_on_from_what_it_had_finished_when_it_was_stopped_or_killed(
     trained_copy: Path, tier: str
 ) -> None:
+    """What is learned has grown meanwhile: a ranker knows an item that its retrieval does not."""
     before = versions(trained_copy)
+    record(trained_copy)
     with job(tier, trained_copy) as running:
         wait_for_steps(running, trained_copy, 1)
         running.send_signal(signal.SIGTERM)  # as `ray job stop` does
@@ -102,6 +138,12 @@ def test_a_job_goes_on_from_what_it_had_finished_when_it_was_stopped_or_killed(
     assert finished(trained_copy) == set()
     after = versions(trained_copy)
     assert after[tier] != before[tier]
-    ArtifactStore(trained_copy / "artifacts").open(tier)
+    artifact = ArtifactStore(trained_copy / "artifacts").open(tier)
+    meta = artifact.manifest.meta
+    assert meta["snapshot_sequence"] == 501
+    assert meta["log_sequence"] == 501 - 200  # the newest 200 judge
+    assert meta["items_total"] == Dataset.load(trained_copy / "dataset").n_items + 1
+    keys = read_slices(artifact).keys if tier == "retrieval" else open_builder(artifact).table.keys
+    assert key_of("new") in keys
     assert f'metrics: {{"tier": "{tier}", "version": "{after[tier]}"' in log
     assert "Traceback" not in log
