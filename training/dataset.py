@@ -10,12 +10,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -254,6 +257,13 @@ def write_dataset(
     """
     _check_layout(items, users, interactions, info)
     out.parent.mkdir(parents=True, exist_ok=True)
+    with _sole_writer(out):
+        _write(out, items=items, users=users, interactions=interactions, info=info)
+
+
+def _write(
+    out: Path, *, items: pa.Table, users: pa.Table, interactions: pa.Table, info: DatasetInfo
+) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         tables = {_ITEMS: items, _USERS: users, _INTERACTIONS: interactions}
@@ -271,35 +281,42 @@ def write_dataset(
         raise
 
 
-def drop_users(path: Path, gone: npt.NDArray[np.bool_]) -> None:
-    """Write the data set at `path` anew without the users of the rows `gone`, bool [n_users].
+def drop_users(path: Path, is_gone: Callable[[Sequence[str]], npt.NDArray[np.bool_]]) -> int:
+    """Write the data set at `path` anew without those of its users that `is_gone` marks.
 
-    Their interactions go with them, and so do examples of bad rows, which may be of anybody.
+    Their interactions go with them, and so do all examples of bad rows, which may be of anybody,
+    and what a writer that was killed has left. Returns how many users went.
     """
-    document = _read_info(path)
-    _verify(path, document["files"])
-    users = pq.read_table(path / _USERS)
-    interactions = pq.read_table(path / _INTERACTIONS)
-    stays = ~gone
+    with _sole_writer(path):
+        document = _read_info(path)
+        _verify(path, document["files"])
+        info = _info_of(document)
+        users = pq.read_table(path / _USERS)
+        gone = is_gone(users["id"].to_pylist())
+        bad_rows = {table: _without_examples(counts) for table, counts in info.bad_rows.items()}
+        if gone.any() or bad_rows != info.bad_rows:
+            _write(
+                path,
+                items=pq.read_table(path / _ITEMS),
+                users=users.filter(pa.array(~gone)),
+                interactions=_of_users(pq.read_table(path / _INTERACTIONS), ~gone),
+                info=replace(info, bad_rows=bad_rows),
+            )
+        return int(gone.sum())
+
+
+def _of_users(interactions: pa.Table, stays: npt.NDArray[np.bool_]) -> pa.Table:
+    """Those of users that stay, bool [n_users], who have new rows."""
     new_row = np.cumsum(stays, dtype=np.int32) - np.int32(1)
-    interactions = interactions.filter(pa.array(stays[_numpy(interactions["user"])]))
-    rows = pa.array(new_row[_numpy(interactions["user"])], pa.int32())
-    at = interactions.schema.get_field_index("user")
-    info = _info_of(document)
-    bad_rows = {table: _without_examples(counts) for table, counts in info.bad_rows.items()}
-    write_dataset(
-        path,
-        items=pq.read_table(path / _ITEMS),
-        users=users.filter(pa.array(stays)),
-        interactions=interactions.set_column(at, "user", rows),
-        info=replace(info, bad_rows=bad_rows),
-    )
+    kept = interactions.filter(pa.array(stays[_numpy(interactions["user"])]))
+    rows = pa.array(new_row[_numpy(kept["user"])], pa.int32())
+    return kept.set_column(kept.schema.get_field_index("user"), "user", rows)
 
 
 def _without_examples(counts: Any) -> Any:
     if not isinstance(counts, dict) or "reasons" not in counts:
         return counts
-    reasons = [{**reason, "examples": []} for reason in counts["reasons"]]
+    reasons = {reason: {**found, "examples": []} for reason, found in counts["reasons"].items()}
     return {**counts, "reasons": reasons}
 
 
@@ -433,6 +450,26 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _sole_writer(out: Path) -> Iterator[None]:
+    """One process at a time writes a data set; what one that was killed has left goes first.
+
+    The kernel lets go of the lock when its process dies.
+    """
+    with (out.parent / f".{out.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _tidy(out)
+        yield
+
+
+def _tidy(out: Path) -> None:
+    """A data set that was put aside comes back unless its successor is in its place."""
+    for left in out.parent.glob(f".{out.name}-*"):
+        if (left / out.name).exists() and not out.exists():
+            (left / out.name).rename(out)
+        shutil.rmtree(left)
 
 
 def _replace(out: Path, new: Path) -> None:

@@ -28,7 +28,7 @@ from shortlist.errors import InvalidField
 from shortlist.ids import check_collisions, keys_of
 from shortlist.live import CatalogItem
 from shortlist.schema import EventType, Schema, SplitPlan
-from shortlist.stores.opening import STORE_FILE, open_store
+from shortlist.stores.opening import STORE_FILE, open_store, store_url
 from shortlist.tiers import Keys
 from training.dataset import UNKNOWN_TIME_MS, Dataset, DatasetInfo, Interactions, once_in_order
 from training.event_log import LoggedEvents, read_changed_items, read_events
@@ -60,6 +60,7 @@ class Snapshot:
     upto: int  # events up to this number are in it; items are as they were when it was read
     learned: Learned  # what the serving version may learn from
     logged: int  # interactions that are not the import's
+    forgotten_sequence: int = 0  # nobody who was deleted up to this change is in it
 
     @property
     def log_sequence(self) -> int:
@@ -74,6 +75,7 @@ class Snapshot:
             "imported_before_ms": self.learned.imported_before_ms,
             "snapshot_sequence": self.upto,
             "logged_interactions": self.logged,
+            "forgotten_sequence": self.forgotten_sequence,
         }
 
 
@@ -92,8 +94,20 @@ def take_snapshot(
     of now. Raises `InvalidField` when the log does not reach `upto`,
     `ProfilesUnavailable`, and `DatasetUnreadable`.
     """
-    dataset = load_remembered(workdir, config)
-    if not config.store.url and not (workdir / STORE_FILE).exists():
+    remembered = load_remembered(workdir, config)
+    joined = _joined(workdir, config, remembered.dataset, upto, learned, catalogue)
+    return replace(joined, forgotten_sequence=remembered.forgotten_sequence)
+
+
+def _joined(
+    workdir: Path,
+    config: Config,
+    dataset: Dataset,
+    upto: int | None,
+    learned: Learned | None,
+    catalogue: pa.Table | None,
+) -> Snapshot:
+    if not store_url(config.store) and not (workdir / STORE_FILE).exists():
         _refuse_beyond(0, upto)
         return _imported(dataset, 0)
     read = asyncio.run(_read(workdir, config, dataset.schema, upto))
@@ -104,7 +118,7 @@ def take_snapshot(
 
 def log_head(workdir: Path, config: Config) -> int:
     """The number of the newest change. Raises `ProfilesUnavailable`."""
-    if not config.store.url and not (workdir / STORE_FILE).exists():
+    if not store_url(config.store) and not (workdir / STORE_FILE).exists():
         return 0
 
     async def ask() -> int:

@@ -29,8 +29,8 @@ from shortlist.artifacts import ArtifactStore
 from shortlist.config import Config
 from shortlist.errors import ShortlistError
 from training.dataset import Dataset
-from training.forget import load_remembered
 from training.ray_session import ray_session
+from training.snapshot import take_snapshot
 from training.tuning.parts import Part, current_values, parts_of, seconds_of, with_values
 from training.tuning.rankers import MEASURE as RANKER_MEASURE
 from training.tuning.rankers import RankerObjective, ranker_lessons
@@ -96,7 +96,7 @@ def tune(
     `ArtifactRefused` when there is nothing to tune on.
     """
     config = Config.load(workdir / _CONFIG)
-    dataset = load_remembered(workdir, config)
+    dataset = take_snapshot(workdir, config).dataset  # as the backtest version learned from
     parts = parts_of(tier, config, has_time=dataset.has_time)
     seconds = seconds_of(parts, minutes)
     if any(part.tier == "ranking" for part in parts):

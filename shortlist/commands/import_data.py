@@ -109,7 +109,8 @@ def import_into(workdir: Path, schema: Schema, source: Path, terminal: Terminal)
     if not config_file.exists():
         config.save(config_file)
     with terminal.step("Writing profiles and items"):
-        asyncio.run(fill_store(load_remembered(workdir, config), config.store, workdir))
+        dataset = load_remembered(workdir, config).dataset
+        asyncio.run(fill_store(dataset, config.store, workdir))
     return report
 
 

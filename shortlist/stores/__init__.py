@@ -138,6 +138,10 @@ class Store(ProfileStore, Protocol):
         """Which of the users were deleted; aligned with `ids`. Keeps no readable id."""
         ...
 
+    async def count_forgotten(self) -> int:
+        """How many users were deleted."""
+        ...
+
     async def head(self) -> int:
         """The number of the newest change; 0 = none yet."""
         ...

@@ -128,6 +128,9 @@ class MemoryStore:
     async def is_forgotten(self, ids: Sequence[str]) -> list[bool]:
         return [user_id in self._forgotten for user_id in ids]
 
+    async def count_forgotten(self) -> int:
+        return len(self._forgotten)
+
     async def head(self) -> int:
         return self._head
 

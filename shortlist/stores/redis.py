@@ -234,6 +234,11 @@ class RedisStore:
             found = await self._redis.smismember(_PREFIX + b"forgotten", digests)
         return [bool(one) for one in found]
 
+    async def count_forgotten(self) -> int:
+        await self._checked()
+        with _translated():
+            return int(await self._redis.scard(_PREFIX + b"forgotten"))
+
     async def head(self) -> int:
         await self._checked()
         with _translated():

@@ -206,6 +206,10 @@ class SqliteStore:
             gone = forgotten_among(self._reader(), ids)
             return [id in gone for id in ids]
 
+    async def count_forgotten(self) -> int:
+        with translated(self._path):
+            return int(self._reader().execute("SELECT count(*) FROM forgotten").fetchone()[0])
+
     async def head(self) -> int:
         try:
             with translated(self._path):

@@ -489,8 +489,10 @@ class StoreContract:
         await store.append([an_event(n, user=u) for n, u in enumerate(["ann", "bob"] * 40)])
         await store.log_impressions("ann", keys_of(["a"]), START_MS, {"user": "ann"})
         assert await store.is_forgotten(["ann", "bob"]) == [False, False]
+        assert await store.count_forgotten() == 0
         assert await store.forget_users(["ann", "never-seen"]) == 81
         assert await store.is_forgotten(["ann", "bob", "never-seen"]) == [True, False, True]
+        assert await store.count_forgotten() == 2
         assert await store.get("ann") is None
         assert {stored.event.user_id for stored in await all_events(store)} == {"bob"}
 
@@ -504,6 +506,8 @@ class StoreContract:
         assert found is not None
         assert found.counters == {"click": 41}
         assert await store.forget_users([]) == await store.head() == 82
+        assert await store.forget_users(["ann"]) == 83  # again, as after an answer that was lost
+        assert await store.count_forgotten() == 2
 
     async def test_closing_twice_is_allowed(self, store: Store) -> None:
         await store.close()

@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,13 +37,18 @@ def publish_and_promote(store: ArtifactStore) -> None:
     store.promote(TIER, "v1", expected="v0")
 
 
-def die_before_line(number: int) -> Callable[..., Any]:
-    """A trace function that kills this process before the given line event of the module."""
+def die_before_line(number: int, module: str, functions: Collection[str]) -> Callable[..., Any]:
+    """A trace function that kills this process before the given line event of the module's file.
+
+    Only lines of `functions` count, if any are named.
+    """
     left = number
 
     def trace(frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
         nonlocal left
-        if frame.f_code.co_filename != artifacts.__file__:
+        if frame.f_code.co_filename != module:
+            return None
+        if functions and frame.f_code.co_name not in functions:
             return None
         if event == "line":
             if left == 0:
@@ -54,13 +59,15 @@ def die_before_line(number: int) -> Callable[..., Any]:
     return trace
 
 
-def dies_before_line(number: int, store: ArtifactStore) -> bool:
-    """Whether a child that dies before that line died; False: it finished before."""
+def dies(
+    module: str | None, number: int, work: Callable[[], object], functions: Collection[str] = ()
+) -> bool:
+    """Whether a child that dies before that line of the module died; False: it finished before."""
     child = os.fork()
     if child == 0:
         try:
-            sys.settrace(die_before_line(number))
-            publish_and_promote(store)
+            sys.settrace(die_before_line(number, str(module), functions))
+            work()
         finally:
             os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -95,7 +102,7 @@ def main(folder: Path) -> None:
     publish(store, "v0")
     store.promote(TIER, "v0", expected=None)
     found: Counter[str] = Counter()
-    while dies_before_line(found.total(), store):
+    while dies(artifacts.__file__, found.total(), lambda: publish_and_promote(store)):
         found[what_a_reader_finds(store)] += 1
         forget_v1(store, folder / TIER)
     finished = what_a_reader_finds(store)
