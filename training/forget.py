@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from shortlist.config import Config
 from shortlist.stores import Store
-from shortlist.stores.opening import STORE_FILE, open_store
+from shortlist.stores.opening import STORE_FILE, open_store, store_url
 from training.dataset import Dataset, drop_users
 
 __all__ = ["Remembered", "load_remembered", "take_out_the_forgotten"]
@@ -51,7 +51,7 @@ def take_out_the_forgotten(workdir: Path, config: Config) -> int:
     """Write the data set anew if it may tell of deleted users; returns the change of the log up to
     which it tells of none. Raises what `load_remembered` raises.
     """
-    if not config.store.url and not (workdir / STORE_FILE).exists():
+    if not store_url(config.store) and not (workdir / STORE_FILE).exists():
         return 0  # nothing was ever recorded or deleted
     head, deleted = _asked(config, workdir, _head_and_deleted)
     if deleted:
