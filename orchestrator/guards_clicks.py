@@ -26,12 +26,12 @@ __all__ = ["ClickTest"]
 
 Floats = npt.NDArray[np.float64]
 
-_GROUPS = 1024  # of users; 32 kB in all
+_GROUPS = 1024  # of users; 16 kB a side
 _SIDES = {True: 0, False: 1}  # canary, others
 _TYPICAL = 0.15  # standard deviation of the differences that would matter, as a share of the rate
 _LEAST_CLICKS = 50  # of either side; with fewer, rates are no normal variables yet
 _LEAST_GROUPS = 50  # of either side that have pages
-_REMEMBERED = 1 << 16  # clicks; one that comes again so soon is not counted again
+_REMEMBERED = 1 << 14  # clicks; one that comes again so soon is not counted again
 
 
 class ClickTest:

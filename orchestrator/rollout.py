@@ -121,7 +121,7 @@ class Rollout:
         canary = self._running()
         if canary is None:
             return STABLE
-        mine = canary.side_of(user)
+        mine = canary.includes(user)
         return Assignment(
             release=canary.release if mine else Release(), side=canary.label(canary=mine)
         )

@@ -41,7 +41,7 @@ class Canary:
 
     def __init__(self, *, release: Release, share: float, guards: Guards, started_ms: int) -> None:
         self.release = release
-        self.share = share
+        self.begun_share = share
         self.guards = guards
         self.started_ms = started_ms
         self.running = True
@@ -54,9 +54,14 @@ class Canary:
         self._clicks = ClickTest()
         self._unchecked = 0
 
-    def side_of(self, user: str) -> bool:
-        """Whether somebody gets the canary."""
-        return place_of(user, self._salt) < self.share
+    @property
+    def share(self) -> float:
+        """Of the users who get it now."""
+        return self.begun_share if self.running else 0.0
+
+    def includes(self, user: str) -> bool:
+        """Whether somebody gets the canary while it runs."""
+        return place_of(user, self._salt) < self.begun_share
 
     def label(self, *, canary: bool) -> str:
         """What the pages of one side carry."""
@@ -78,7 +83,6 @@ class Canary:
     def end(self) -> None:
         """Everybody gets the stable release; what was seen stays."""
         self.running = False
-        self.share = 0.0
 
     # -- what happens -----------------------------------------------------------------------------
 

@@ -147,7 +147,7 @@ class User(_message.Message):
     id: _builtins.str
     """User id, at most 512 bytes; empty = anonymous. An unknown id gets a cold-start page."""
     session_id: _builtins.str
-    """The visit that this request belongs to; only logged."""
+    """The visit that this request belongs to; logged, and for experiments it stands for a user without an id."""
     @_builtins.property
     def attributes(self) -> _containers.MessageMap[_builtins.str, Global___AttributeValue]:
         """Attributes that override the stored ones, by feature name, for instance country. At most 64."""

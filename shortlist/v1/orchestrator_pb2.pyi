@@ -205,9 +205,10 @@ class RecommendRequest(_message.Message):
     min_coverage: _builtins.float
     """Least share of the items that must have been searched, 0 to 1; below it the answer is UNAVAILABLE."""
     arm: _builtins.str
-    """Arm of an experiment, at most 64 bytes: it decides which ranker orders the page. Empty = the server's
-    default. One that the server does not have is INVALID_ARGUMENT naming those it has. All pages of a listing
-    share one arm.
+    """Arm of an experiment, at most 64 bytes: it decides about ranker, blend and slate as the server's configuration
+    says. Empty = the one that the user is given by a stable hash of user.id (without: of user.session_id, else of
+    request_id), or none. One that the server does not have is INVALID_ARGUMENT naming those it has. All pages of
+    a listing share one arm.
     """
     @_builtins.property
     def user(self) -> _common_pb2.User:

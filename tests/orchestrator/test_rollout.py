@@ -133,7 +133,7 @@ async def test_a_share_of_the_users_gets_both_versions_of_the_canary_and_always_
         pages = {user: [await world.page(user) for _ in range(2)] for user in USERS}
     assert all({*map(versions_of, both)} < {("v1", "r1"), ("v2", "r2")} for both in pages.values())
     mine = {user for user, both in pages.items() if versions_of(both[0]) == ("v2", "r2")}
-    assert mine == {user for user in USERS if canary.side_of(user)}
+    assert mine == {user for user in USERS if canary.includes(user)}
     assert 15 < len(mine) < 45
     labels = {(pages[user][0].versions.release, user in mine) for user in USERS}
     assert labels == {(canary.label(canary=True), True), (canary.label(canary=False), False)}
@@ -158,7 +158,7 @@ def test_a_growing_share_keeps_its_users_and_another_canary_takes_others() -> No
     )
     users = [f"u{number}" for number in range(4000)]
     in_small, in_large, in_other = (
-        {user for user in users if one.side_of(user)} for one in (small, large, other)
+        {user for user in users if one.includes(user)} for one in (small, large, other)
     )
     assert in_small < in_large
     assert 0.08 < len(in_small) / 4000 < 0.12
@@ -173,9 +173,9 @@ async def test_who_names_no_user_is_told_apart_by_visit_or_else_by_request() -> 
         visits = {f"visit-{n}" for n in range(20)}
         for name in visits:
             page = await world.page("", session_id=name)
-            assert (versions_of(page) == ("v2", "r2")) == canary.side_of(name)
+            assert (versions_of(page) == ("v2", "r2")) == canary.includes(name)
             page = await world.page("", request_id=name)
-            assert (versions_of(page) == ("v2", "r2")) == canary.side_of(name)
+            assert (versions_of(page) == ("v2", "r2")) == canary.includes(name)
 
 
 async def test_a_listing_stays_on_its_side_whatever_happens_to_the_canary() -> None:
@@ -332,8 +332,8 @@ async def test_pages_impressions_and_events_say_on_which_side_they_were() -> Non
 async def test_clicks_count_once_for_the_side_that_had_shown_the_page() -> None:
     async with a_live_world() as (world, _):
         canary = await a_canary(world)
-        mine = next(user for user in USERS if canary.side_of(user))
-        other = next(user for user in USERS if not canary.side_of(user))
+        mine = next(user for user in USERS if canary.includes(user))
+        other = next(user for user in USERS if not canary.includes(user))
         for user in (mine, other, other):
             page = await world.page(user)
             token, shown = page.attribution_token, item_ids(page)
@@ -364,7 +364,7 @@ async def test_a_canary_that_is_never_clicked_ends_by_itself() -> None:
             page = await world.page(user, page_size=2)
             if not canary.running:
                 break
-            if not canary.side_of(user):
+            if not canary.includes(user):
                 token = page.attribution_token
                 click = an_event(user, page.items[0].id, attribution_token=token)
                 await world.recommender.record_events([click])
