@@ -8,17 +8,17 @@ from pathlib import Path
 from orchestrator.assemble import assemble
 from orchestrator.pipeline import Recommender
 from ranking_svc.ranker import LocalRanker
-from retrieval_svc.generation import Generation
-from retrieval_svc.live import LiveGeneration
 from retrieval_svc.shard import LocalRetriever
 from retrieval_svc.slice_files import RetrievalMeta
-from retrieval_svc.versions import TIER, LoadedGenerations
-from shortlist.artifacts import Artifact, ArtifactStore
-from shortlist.config import Config
+from retrieval_svc.versions import TIER
+from shortlist.artifacts import ArtifactStore
+from shortlist.config import Config, DeploymentConfig
 from shortlist.schema import Schema
+from shortlist.starting import starting_versions
 from shortlist.stores import ProfileStore, Store
 from shortlist.stores.opening import open_store
 from shortlist.telemetry import Watches
+from shortlist.versions import VersionsTogether
 
 __all__ = ["embedded"]
 
@@ -44,13 +44,16 @@ async def embedded(
     versions = ArtifactStore(artifacts or workdir / "artifacts")
     store = open_store(config.store, workdir)
     shards, ranker = await asyncio.gather(
-        asyncio.to_thread(_shards, versions, retrieval_version, None if profiles else store),
+        asyncio.to_thread(
+            _shards, versions, retrieval_version, None if profiles else store, config.deployment
+        ),
         asyncio.to_thread(
             LocalRanker.open,
             versions,
             ranking_version,
             config.ranking,
             live=None if profiles else store,
+            memory_factor=config.deployment.memory_factor,
         ),
     )
     recommender = assemble(
@@ -62,6 +65,10 @@ async def embedded(
         schema=Schema.load(workdir / "schema.yaml"),
         watches=watches,
     )
+    recommender.inside = {
+        "retrieval": VersionsTogether([shard.versions for shard in shards]),
+        "ranking": ranker.versions,
+    }
     try:
         await asyncio.gather(ranker.start(), *(shard.start() for shard in shards))
         await recommender.start()
@@ -71,18 +78,19 @@ async def embedded(
     return recommender
 
 
-def _shards(store: ArtifactStore, version: str | None, live: Store | None) -> list[LocalRetriever]:
+def _shards(
+    store: ArtifactStore, version: str | None, live: Store | None, config: DeploymentConfig
+) -> list[LocalRetriever]:
     """One local shard per slice of the version, which is verified once."""
-    artifact = store.open(TIER, version)
-    numbers = range(RetrievalMeta.of(artifact).shards)
-    return [_shard(store, artifact, number, live) for number in numbers]
-
-
-def _shard(
-    store: ArtifactStore, artifact: Artifact, number: int, live: Store | None
-) -> LocalRetriever:
-    def load(version: str) -> LiveGeneration:
-        return LiveGeneration(Generation.open(store.open(TIER, version), number))
-
-    first = LiveGeneration(Generation.open(artifact, number))
-    return LocalRetriever(LoadedGenerations(first, load, store=live))
+    artifact = store.open(TIER, starting_versions(store, TIER, version)[0])
+    return [
+        LocalRetriever.open(
+            store,
+            shard,
+            version,
+            live=live,
+            memory_factor=config.memory_factor,
+            verified=artifact,
+        )
+        for shard in range(RetrievalMeta.of(artifact).shards)
+    ]

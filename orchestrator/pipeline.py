@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
@@ -23,6 +23,7 @@ from orchestrator.rollout import Rollout, Watched
 from orchestrator.stages import Ask, Draft, Stage
 from orchestrator.validation import check_batch
 from orchestrator.versions import IndexVersionTracker, ServedIndex
+from shortlist.admin import VersionedTier
 from shortlist.config import ServingConfig
 from shortlist.errors import ShortlistError
 from shortlist.page import (
@@ -115,6 +116,7 @@ class Recommender(TakesChanges):
         self.rollout = rollout
         self._close = close
         self._refresher: asyncio.Task[None] | None = None
+        self.inside: Mapping[str, VersionedTier] = {}  # tiers that this process holds, by name
 
     @property
     def index(self) -> ServedIndex | None:

@@ -97,7 +97,8 @@ def add_services(server: Server, recommender: Recommender) -> None:
     events_pb2_grpc.add_EventsServicer_to_server(EventsServicer(recommender), registry)
     catalog_pb2_grpc.add_CatalogServicer_to_server(CatalogServicer(recommender), registry)
     rollout_pb2_grpc.add_RolloutServicer_to_server(RolloutServicer(recommender.rollout), registry)
-    admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(FollowingTier(recommender)), registry)
+    admin = AdminServicer(FollowingTier(recommender), recommender.inside)
+    admin_pb2_grpc.add_AdminServicer_to_server(admin, registry)
 
 
 # -- requests -------------------------------------------------------------------------------------

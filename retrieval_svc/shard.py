@@ -12,10 +12,10 @@ from typing import TypeVar
 from retrieval_svc.generation import Generation
 from retrieval_svc.live import LiveGeneration
 from retrieval_svc.rows import Keys
-from retrieval_svc.slice_files import slice_bytes
+from retrieval_svc.slice_files import RetrievalMeta, slice_bytes
 from retrieval_svc.versions import TIER, LoadedGenerations
 from shortlist.artifacts import Artifact, ArtifactStore
-from shortlist.errors import BudgetExceeded
+from shortlist.errors import ArtifactRefused, BudgetExceeded
 from shortlist.memory import check_head_room
 from shortlist.starting import starting_versions
 from shortlist.stores import Store
@@ -65,6 +65,7 @@ class LocalRetriever:
 
         def beside(version: str) -> LiveGeneration:
             artifact = store.open(TIER, version)
+            _refuse_other_shards(artifact, versions.active.generation.shards)
             what = f"shard {shard} of {TIER} {version}"
             check_head_room(what, slice_bytes(artifact, shard), factor=memory_factor)
             return LiveGeneration(Generation.open(artifact, shard))
@@ -72,7 +73,8 @@ class LocalRetriever:
         def wanted() -> list[str]:
             return starting_versions(store, TIER, version, shards=shards)
 
-        return cls(LoadedGenerations.starting(wanted, first, beside, store=live), threads=threads)
+        versions = LoadedGenerations.starting(wanted, first, beside, store=live)
+        return cls(versions, threads=threads)
 
     async def start(self) -> None:
         """Catch up with the log and follow it; before the first question. Raises as the store."""
@@ -127,6 +129,14 @@ class LocalRetriever:
 
     async def _in_pool(self, work: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def _refuse_other_shards(artifact: Artifact, shards: int) -> None:
+    """A slice of another division is not what its place in the system should hold."""
+    if (others := RetrievalMeta.of(artifact).shards) != shards:
+        raise ArtifactRefused(
+            f"{artifact.version} is divided over {others} shards, this system runs {shards}"
+        )
 
 
 def _expiry(deadline_ms: float | None) -> float:

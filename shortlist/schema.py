@@ -426,6 +426,15 @@ class Schema(_Strict):
         """Every context of an interaction by name, in the order of the file."""
         return {name: f for table in self.interactions for name, f in table.context.items()}
 
+    @property
+    def roles(self) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+        """Feature -> role, of items, of users and of the context."""
+        return (
+            {name: one.role for name, one in self.item_features.items()},
+            {name: one.role for name, one in self.user_features.items()},
+            {name: one.role for name, one in self.context_features.items()},
+        )
+
     def event(self, name: str) -> EventType:
         """The weight and head of an event type; the default one when the schema names none."""
         return self.events.get(name, EventType())

@@ -6,18 +6,18 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
-from shortlist.admin import LoadedVersion, TierStatus
+from shortlist.admin import LoadedVersion, TierStatus, VersionedTier
 from shortlist.errors import ShortlistError, VersionNotServed
 from shortlist.live import Changes
 from shortlist.stores import Store
 from shortlist.tailing import LogTailer
 from shortlist.tiers import LogPosition
 
-__all__ = ["LoadedVersions", "Servable"]
+__all__ = ["LoadedVersions", "Servable", "VersionsTogether"]
 
 _log = logging.getLogger(__name__)
 
@@ -205,3 +205,48 @@ class LoadedVersions(Generic[S]):
     def _describe(self, one: S) -> LoadedVersion:
         described = one.describe_version(active=one is self._active)
         return replace(described, log=self.position(one.version))
+
+
+class VersionsTogether:
+    """Several shards in one process, which change their version as one.
+
+    A `shortlist.admin.VersionedTier`; its status is the first shard's, with the items of all.
+    """
+
+    def __init__(self, parts: Sequence[VersionedTier]) -> None:
+        self._parts = tuple(parts)
+
+    def status(self) -> TierStatus:
+        statuses = [part.status() for part in self._parts]
+        versions = tuple(
+            replace(one, items=sum(_items(status, one.version) for status in statuses))
+            for one in statuses[0].versions
+        )
+        return replace(statuses[0], versions=versions)
+
+    async def prepare(self, version: str) -> None:
+        """All of them, or none when one cannot."""
+        try:
+            for part in self._parts:
+                await part.prepare(version)
+        except ShortlistError:
+            for part in self._parts:
+                with suppress(VersionNotServed):
+                    await part.retire(version)
+            raise
+
+    async def activate(self, version: str) -> str:
+        """All in one step of the event loop, when all have it. Raises `VersionNotServed`."""
+        for part in self._parts:
+            if not any(one.version == version for one in part.status().versions):
+                raise VersionNotServed(f"version {version} is not served by every shard here")
+        previous = [await part.activate(version) for part in self._parts]
+        return previous[0]
+
+    async def retire(self, version: str) -> None:
+        for part in self._parts:
+            await part.retire(version)
+
+
+def _items(status: TierStatus, version: str) -> int:
+    return next((one.items for one in status.versions if one.version == version), 0)

@@ -26,6 +26,7 @@ from ranking_svc.models.dcn import ENGINES
 from ranking_svc.models.ensemble import MIXTURE_FILE, Ensemble, Mixture
 from ranking_svc.ranker import ITEM_COUNTS
 from shortlist.artifacts import ArtifactStore
+from shortlist.compatibility import pair_entries
 from shortlist.config import Config
 from shortlist.errors import InvalidField
 from training.checkpoints import (
@@ -121,6 +122,7 @@ def train(
                     "located": list(located_features(dataset)),
                     "items_total": dataset.n_items,
                     "schema_hash": dataset.schema.digest(),
+                    **pair_entries(dataset.schema.roles, dataset.item_keys),
                     "sources": list(sources),
                     "features": list(lesson.builder().names),
                     "engines": list(ENGINES),

@@ -32,6 +32,7 @@ from retrieval_svc.rows import Allowed
 from retrieval_svc.slice_files import RetrievalMeta
 from retrieval_svc.source_data import SharedData, SourceData
 from shortlist.artifacts import Artifact, ArtifactStore, StagedArtifact
+from shortlist.compatibility import pair_entries
 from shortlist.config import Config, RetrievalConfig
 from shortlist.errors import ArtifactNotFound, ArtifactRefused, ShortlistError
 from shortlist.tiers import UserContext
@@ -122,7 +123,8 @@ def train(
         fusion = _learn_fusion(backtest, lesson, ref)
         # What was learned about how long to train holds for the version that serves.
         _train(serving, epochs=len(tower.losses), begin_with=_unfinished(tower, lesson))
-        artifacts = [build.publish(fusion) for build in (backtest, serving)]
+        made = backtest.publish(fusion)
+        artifacts = [made, serving.publish(fusion, {made.tier: made.version})]
     for artifact in artifacts:
         tell_metrics(artifact)
     # The ranker needs the two of one run, so neither serves before both are there.
@@ -254,13 +256,13 @@ class _Build:
                 for name, end in lesson.data_end.items()
                 if name != "log_sequence" or self.tier == "retrieval"
             },
-            "item_features": {name: one.role for name, one in schema.item_features.items()},
             "sources": list(present),
             "absent": {one.name: one.reason for one in self.sources if isinstance(one, Absent)},
             "fusion": {name: list(known[name]) for name in present if name in known},
             "indexed": {n: one.index_column for n, one in present.items() if one.index_column},
             "embedding_space": hashlib.sha256(vectors.tobytes()).hexdigest()[:16],
             "schema_hash": schema.digest(),
+            **pair_entries(schema.roles, lesson.dataset.item_keys),
             "half_life_ms": lesson.half_life_ms,
             "metrics": {
                 "loss": list(self.tower.losses),
@@ -270,8 +272,8 @@ class _Build:
             },
         }
 
-    def publish(self, fusion: LearnedFusion) -> Artifact:
-        return self._staged.publish(meta=self.meta(fusion))
+    def publish(self, fusion: LearnedFusion, parents: Mapping[str, str] | None = None) -> Artifact:
+        return self._staged.publish(meta=self.meta(fusion), parents=parents)
 
     def _place(self, step: str) -> None:
         done = self._steps.finished(step)

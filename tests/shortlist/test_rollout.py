@@ -3,17 +3,24 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from orchestrator.embedded import embedded
+from orchestrator.servicer import add_services
 from shortlist.artifacts import RolloutUnderWay
 from shortlist.compatibility import IncompatibleVersions
 from shortlist.config import DeploymentConfig
 from shortlist.errors import ArtifactNotFound, InvalidField, TierUnavailable, VersionNotServed
 from shortlist.fleet import NothingServes
+from shortlist.page import PageRequest
 from shortlist.pointer import Rollout
+from shortlist.redeploying import Place, redeploy
+from shortlist.redeploying import roll_back as roll_back_place
 from shortlist.rollout import NoPreviousVersion, Outcome, RolloutStopped
+from shortlist.serving import Server, ServerOptions
 from tests.shortlist.fleets import (
     QUICK,
     System,
@@ -246,3 +253,28 @@ async def leave_half_way(system: System, activated: int) -> None:
     for shard in system.shards[:activated]:
         await shard.versions.activate("v2")
     system.store.set_rollout("retrieval", Rollout(version="v2", before="v1", step="activating"))
+
+
+async def test_a_system_in_one_process_turns_to_new_versions_too(
+    artifacts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(artifacts, tmp_path / "artifacts")
+    (tmp_path / "schema.yaml").write_text("name: tiny\ninteractions: [{path: events.csv}]\n")
+    place = Place(workdir=tmp_path)
+    recommender = await embedded(tmp_path)
+    server = Server(ServerOptions(drain_s=0))
+    add_services(server, recommender)
+    async with recommender:
+        place = replace(place, processes=(f"127.0.0.1:{await server.start()}",))
+        publish_retrieval(place.store, "wide", shards=3)
+        for tier, version in (("retrieval", "v2"), ("ranking", "r2")):
+            outcome = await redeploy(place, tier, version)
+            assert (outcome.version, outcome.replicas, outcome.orchestrators) == (version, 1, 1)
+        page = await recommender.recommend(PageRequest(user_id="ann"))
+        assert (page.versions.retrieval, page.versions.ranking) == ("v2", "r2")
+        with pytest.raises(RolloutStopped, match="wide is divided over 3 shards, this system"):
+            await redeploy(place, "retrieval", "wide")
+        await roll_back_place(place, "retrieval")
+        page = await recommender.recommend(PageRequest(user_id="ann"))
+        assert (page.versions.retrieval, page.versions.ranking) == ("v1", "r2")
+        await server.stop()

@@ -9,7 +9,7 @@ import pytest
 from shortlist.admin import LoadedVersion, TierStatus
 from shortlist.errors import ArtifactNotFound, VersionNotServed
 from shortlist.live import Changes
-from shortlist.versions import LoadedVersions
+from shortlist.versions import LoadedVersions, VersionsTogether
 
 
 @dataclass
@@ -174,3 +174,25 @@ async def test_a_rollout_that_went_on_while_a_process_loaded_is_caught_up_with(
     wanted[:] = ["v2", "v1"]
     await started.start()
     assert served(started) == {"v1": False, "v2": True}
+
+
+async def test_shards_of_one_process_change_their_version_together(shelf: Shelf) -> None:
+    parts = [LoadedVersions(Servable("v1"), shelf.load) for _ in range(3)]
+    together = VersionsTogether(parts)
+    assert [one.items for one in together.status().versions] == [3]
+    await together.prepare("v2")
+    assert await together.activate("v2") == "v1"
+    await together.retire("v1")
+    assert [served(part) for part in parts] == [{"v2": True}] * 3
+
+
+async def test_shards_of_one_process_prepare_a_version_all_or_none(shelf: Shelf) -> None:
+    parts = [LoadedVersions(Servable("v1"), one.load) for one in (shelf, Shelf("v1"))]
+    together = VersionsTogether(parts)
+    with pytest.raises(ArtifactNotFound, match="v2"):
+        await together.prepare("v2")
+    assert [served(part) for part in parts] == [{"v1": True}] * 2
+    await parts[0].prepare("v2")
+    with pytest.raises(VersionNotServed, match="v2 is not served by every shard"):
+        await together.activate("v2")
+    assert parts[0].active.version == "v1"
