@@ -145,6 +145,9 @@ class ServiceArguments:
 
         `status` says, to any thread, what this process serves.
         """
+        # What is loaded stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         if self.metrics is None or self.metrics_port is None:
             await _serve(server, {})
             return
@@ -200,9 +203,6 @@ def service_options(
 
 
 async def _serve(server: Server, ports: dict[str, int]) -> None:
-    # What is loaded stays: the collector need not look at it again and again.
-    gc.collect()
-    gc.freeze()
     port = await server.start()
     click.echo(json.dumps({"event": "serving", "port": port, **ports}))
     await server.serve_until_stopped()
