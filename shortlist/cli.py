@@ -24,6 +24,7 @@ from shortlist.commands.import_data import import_data
 from shortlist.commands.items import items
 from shortlist.commands.recommend import recommend
 from shortlist.commands.redeploy import redeploy, rollback
+from shortlist.commands.rollout import rollout
 from shortlist.commands.serve import serve
 from shortlist.commands.similar import similar
 from shortlist.commands.train import train
@@ -87,6 +88,7 @@ for command in (
     up,
     redeploy,
     rollback,
+    rollout,
     recommend,
     similar,
     events,

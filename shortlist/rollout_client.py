@@ -20,7 +20,16 @@ from shortlist.serving import Overloaded
 from shortlist.tiers import LogPosition
 from shortlist.v1 import admin_pb2, admin_pb2_grpc, rollout_pb2, rollout_pb2_grpc
 
-__all__ = ["Canary", "Figures", "Guards", "Process", "ProcessStatus", "Release"]
+__all__ = [
+    "Canary",
+    "Figures",
+    "Guards",
+    "Process",
+    "ProcessStatus",
+    "Release",
+    "RolloutState",
+    "Shadow",
+]
 
 Answer = TypeVar("Answer")
 
@@ -84,11 +93,37 @@ class Figures:
 class Canary:
     """A share of the users on another release, as one orchestrator sees it."""
 
+    release: Release = field(default_factory=Release)
     share: float = 0.0
     running: bool = False
     rolled_back_because: str = ""
     figures: Figures = field(default_factory=Figures)
     others: Figures = field(default_factory=Figures)
+    fallen_back: int = 0  # requests that the active pair had to answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """Pages made a second time by another release, for nobody, as one orchestrator sees it."""
+
+    release: Release
+    share: float
+    requests: int
+    failed: int
+    skipped: int
+    overlap: float
+    same_first: float
+    p50_ratio: float
+    p99_ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutState:
+    """What one orchestrator serves to whom."""
+
+    stable: Release
+    canary: Canary | None  # None = there was none since the process started
+    shadow: Shadow | None
 
 
 class Process:
@@ -147,6 +182,19 @@ class Process:
             guards=rollout_pb2.Guards(**dataclasses.asdict(guards)),
         )
         await self._ask(self._rollout.SetCanary, request, _nothing)
+
+    async def set_shadow(self, release: Release, share: float) -> None:
+        """Have a share of its pages made a second time by another release; 0 ends that."""
+        request = rollout_pb2.SetShadowRequest(
+            release=rollout_pb2.Release(
+                retrieval_version=release.retrieval, ranking_version=release.ranking
+            ),
+            share=share,
+        )
+        await self._ask(self._rollout.SetShadow, request, _nothing)
+
+    async def rollout(self) -> RolloutState:
+        return await self._ask(self._rollout.GetRollout, rollout_pb2.GetRolloutRequest(), _state)
 
     async def canary(self) -> Canary | None:
         """The canary as it is; None if there was none since the process started."""
@@ -211,11 +259,35 @@ def _release(message: rollout_pb2.Release) -> Release:
 
 def _canary(message: rollout_pb2.Canary) -> Canary:
     return Canary(
+        release=_release(message.release),
         share=message.share,
         running=message.running,
         rolled_back_because=message.rolled_back_because,
         figures=_figures(message.figures),
         others=_figures(message.others),
+        fallen_back=message.fallen_back,
+    )
+
+
+def _shadow(message: rollout_pb2.Shadow) -> Shadow:
+    return Shadow(
+        release=_release(message.release),
+        share=message.share,
+        requests=message.requests,
+        failed=message.failed,
+        skipped=message.skipped,
+        overlap=message.overlap,
+        same_first=message.same_first,
+        p50_ratio=message.p50_ratio,
+        p99_ratio=message.p99_ratio,
+    )
+
+
+def _state(message: rollout_pb2.GetRolloutResponse) -> RolloutState:
+    return RolloutState(
+        stable=_release(message.stable),
+        canary=_canary(message.canary) if message.HasField("canary") else None,
+        shadow=_shadow(message.shadow) if message.HasField("shadow") else None,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,38 +18,44 @@ if TYPE_CHECKING:
     from shortlist.redeploying import Place
     from shortlist.rollout import Outcome
 
-__all__ = ["redeploy", "rollback"]
+__all__ = ["redeploy", "rollback", "system_options"]
 
 TIERS = ("retrieval", "ranking")
 
 
+_workdir_option = click.option(
+    "--workdir",
+    "-w",
+    envvar="SHORTLIST_WORKDIR",
+    show_envvar=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Its artifacts, its configuration, and the processes that `shortlist up` runs.",
+)
+_artifacts_option = click.option(
+    "--artifacts",
+    show_envvar=True,
+    metavar="PATH|URL",
+    help="Where the artifacts are, if not in the workdir.",
+)
+_processes_option = click.option(
+    "--process",
+    "processes",
+    multiple=True,
+    show_envvar=True,
+    metavar="HOST:PORT[,HOST:PORT...]",
+    help="A shard, ranker or orchestrator of the system; name all of them. Each says what "
+    "it is. Default: `deployment.processes`, else what `shortlist up` runs.",
+)
+
+
+def system_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which running system is meant."""
+    return _workdir_option(_processes_option(command))
+
+
 def _place_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = (
-        click.option(
-            "--workdir",
-            "-w",
-            envvar="SHORTLIST_WORKDIR",
-            show_envvar=True,
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            help="Its artifacts, its configuration, and the processes that `shortlist up` runs.",
-        ),
-        click.option(
-            "--artifacts",
-            show_envvar=True,
-            metavar="PATH|URL",
-            help="Where the artifacts are, if not in the workdir.",
-        ),
-        click.option(
-            "--process",
-            "processes",
-            multiple=True,
-            show_envvar=True,
-            metavar="HOST:PORT[,HOST:PORT...]",
-            help="A shard, ranker or orchestrator of the system; name all of them. Each says what "
-            "it is. Default: `deployment.processes`, else what `shortlist up` runs.",
-        ),
-    )
-    return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+    """Which running system is meant, and where its artifacts are."""
+    return _workdir_option(_artifacts_option(_processes_option(command)))
 
 
 @click.command()

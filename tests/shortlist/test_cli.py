@@ -32,7 +32,7 @@ NAMES = [" ".join(path) for path, _ in COMMANDS]
 def test_every_promised_command_is_there() -> None:
     assert set(cli.commands) == {
         "import", "tune", "train", "evaluate", "serve", "up", "recommend", "similar", "demo",
-        "data", "events", "items", "forget", "redeploy", "rollback",
+        "data", "events", "items", "forget", "redeploy", "rollback", "rollout",
     }  # fmt: skip
 
 
