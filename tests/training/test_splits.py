@@ -8,9 +8,11 @@ from training.splits import (
     TEST,
     TRAIN,
     VALIDATION,
+    Learned,
     SplitImpossible,
     carve_validation,
     cut_by_time,
+    held_out_of_log,
     leave_last_out,
     random_by_user,
 )
@@ -130,3 +132,31 @@ def test_validation_is_carved_out_of_train_alone() -> None:
     assert ((codes == TEST) == (given == TEST)).all()
     share = np.sum(codes == VALIDATION) / np.sum(given == TRAIN)
     assert share == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("logged", "tested", "held_out"),
+    [
+        (0, 1000, 200),  # enough to judge by, whatever was logged
+        (500, 1000, 200),
+        (5000, 1000, 500),  # a tenth of what was logged
+        (500, 30, 50),
+        (100, 30, 30),  # no fewer than the import had
+    ],
+)
+def test_of_a_log_its_share_is_held_out_and_enough_to_judge_by(
+    logged: int, tested: int, held_out: int
+) -> None:
+    assert held_out_of_log(logged, SplitPlan(test_fraction=0.1), tested=tested) == held_out
+    assert held_out_of_log(logged, SplitPlan(test_fraction=0.0), tested=tested) == 0
+
+
+def test_what_is_learned_goes_by_number_in_the_log_and_by_time_in_an_import() -> None:
+    sequence, time_ms = np.array([0, 0, 1, 2, 3]), np.array([5, 9, 99, 1, 2])
+    learned = Learned(log_sequence=2, imported_before_ms=9)
+    assert learned.of(sequence, time_ms).tolist() == [True, False, True, True, False]
+    everything = Learned(log_sequence=3, imported_before_ms=None)
+    assert everything.of(sequence, time_ms).all()
+    assert learned.later_of(everything) == everything.later_of(learned) == everything
+    earlier = Learned(log_sequence=1, imported_before_ms=7)
+    assert learned.later_of(earlier) == earlier.later_of(learned) == learned
