@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -14,6 +15,9 @@ from shortlist.tiers import AttributeValue
 
 __all__ = ["PlaceFinder"]
 
+_REMEMBERED = 50_000  # users
+_REMEMBER_S = 60.0  # an import may say other places
+
 _Values = tuple[tuple[str, AttributeValue], ...]  # of geo features, by name
 
 
@@ -23,14 +27,22 @@ class PlaceFinder:
     It is what training counts for the geographic source, so that live counts go on from there.
     """
 
-    def __init__(self, store: Store, schema: Schema | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        schema: Schema | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
+        self._clock = clock
+        self._homes: dict[str, tuple[int, ...]] = {}  # by user
+        self._forget_at = 0.0
         self._of_events = _geo(schema.context_features if schema else {})
         self._of_users = _geo(schema.user_features if schema else {})
 
     async def added(self, events: list[LiveEvent]) -> list[LiveEvent]:
         """The events with their places. Raises `ProfilesUnavailable`."""
-        homes = await self._homes(events)
+        homes = await self._homes_of(events)
         found = [self._here(event) + homes.get(event.user_id, ()) for event in events]
         return [
             replace(event, places=tuple(dict.fromkeys(places))) if places else event
@@ -40,16 +52,19 @@ class PlaceFinder:
     def _here(self, event: LiveEvent) -> tuple[int, ...]:
         return _keys(_values(event.context, self._of_events))
 
-    async def _homes(self, events: Sequence[LiveEvent]) -> dict[str, tuple[int, ...]]:
-        """By user; read only where users have places at all."""
+    async def _homes_of(self, events: Sequence[LiveEvent]) -> dict[str, tuple[int, ...]]:
+        """By user; read only where users have places at all, and of each user now and then."""
         if not self._of_users:
             return {}
-        users = list(dict.fromkeys(event.user_id for event in events))
-        attributes = await self._store.attributes_of(users)
-        return {
-            user_id: _keys(_values(one, self._of_users))
-            for user_id, one in zip(users, attributes, strict=True)
-        }
+        if self._clock() >= self._forget_at or len(self._homes) > _REMEMBERED:
+            self._homes, self._forget_at = {}, self._clock() + _REMEMBER_S
+        homes = self._homes
+        new = list({event.user_id: None for event in events if event.user_id not in homes})
+        if new:
+            found = await self._store.attributes_of(new)
+            places = [_keys(_values(one, self._of_users)) for one in found]
+            homes.update(zip(new, places, strict=True))
+        return homes
 
 
 def _geo(features: Mapping[str, Feature]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import functools
 import gc
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,11 @@ CONTEXT: Final[dict[str, Any]] = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 100,
 }
+
+# How long a thread that computes in Python keeps others waiting. With Python's 5 ms, 9 of 10 pages
+# took 3.7 to 6.4 times as long beside 5,000 events a second on a crowded machine, with this 3 to
+# 3.8 times as long.
+_SWITCH_S = 0.0005
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -148,6 +154,7 @@ class ServiceArguments:
         # What is loaded stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(_SWITCH_S)
         if self.metrics is None or self.metrics_port is None:
             await _serve(server, {})
             return

