@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -97,7 +98,7 @@ def main(
     except ShortlistError as error:
         raise click.ClickException(str(error)) from None
     terminal.out.print(_table(result, forms, kinds))
-    terminal.emit(result)
+    terminal.emit(_finite(result))
 
 
 def _measure_form(
@@ -152,6 +153,15 @@ def _users(shape: WorldShape) -> list[str]:
     rng = np.random.default_rng(5)
     numbers = rng.integers(shape.users, size=min(_ASKED_USERS, shape.users))
     return [f"user-{number:06d}" for number in numbers]
+
+
+def _finite(value: Any) -> Any:
+    """With null where there is no figure, as of latencies when nothing was answered."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
