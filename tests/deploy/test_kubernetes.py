@@ -223,7 +223,8 @@ def test_tools_and_jobs_are_accepted_by_the_commands(
     tools = [c for pod in pods if not pod.serves for c in pod.all_containers if "args" in c]
     lines = [container["args"] for container in tools]
     lines += [one["spec"]["entrypoint"].split() for one in kind_of(everything, "RayJob")]
-    assert [words[0] for words in lines] == ["train", "redeploy", "import", "python", "python"]
+    names = ["train", "redeploy", "import", "train", "redeploy", "rollback", "python", "python"]
+    assert [words[0] for words in lines] == names
     for words in lines:
         if words[:2] == ["python", "-m"]:
             accept(JOBS[words[2]], words[3:])
@@ -444,10 +445,14 @@ def test_the_nightly_job_knows_the_cluster_and_its_token(
     assert env["RAY_AUTH_MODE"]["value"] == "token"
 
 
-def test_one_retrain_at_a_time(base: list[Resource]) -> None:
-    (nightly,) = kind_of(base, "CronJob")
-    assert nightly["spec"]["concurrencyPolicy"] == "Forbid"
-    assert nightly["spec"]["jobTemplate"]["spec"]["backoffLimit"] == 0
+def test_one_retrain_at_a_time_and_tools_run_by_hand_only(base: list[Resource]) -> None:
+    jobs = {one["metadata"]["name"]: one["spec"] for one in kind_of(base, "CronJob")}
+    running = [name for name, spec in jobs.items() if not spec.get("suspend", False)]
+    assert running == ["nightly"]
+    assert set(jobs) == {"nightly", "import", "train", "redeploy", "rollback"}
+    for spec in jobs.values():
+        assert spec["concurrencyPolicy"] == "Forbid"
+        assert spec["jobTemplate"]["spec"]["backoffLimit"] == 0
 
 
 # -- helpers --------------------------------------------------------------------------------------
