@@ -175,7 +175,8 @@ class RedisStore:
             Impressions(keys=keys, times_ms=np.full(len(keys), times_ms, np.int64))
         )
         columns = _PAGE.pack(user, times_ms) + keys.astype("<u8").tobytes()
-        pages = await self._run(scripts.LOG_IMPRESSIONS, digest, _key(user), page, columns, text)
+        packed = _packed(columns, text)
+        pages = await self._run(scripts.LOG_IMPRESSIONS, digest, _key(user), page, packed)
         if pages > _TAIL:
             await self._quietly(self._merge_shown(_key(user)))
 
@@ -245,8 +246,8 @@ class RedisStore:
             return int(await self._redis.get(_PREFIX + b"head") or 0)
 
     async def changes(self, after: int, limit: int = 10_000) -> Changes:
-        head, entries, items, texts = await self._run(scripts.CHANGES, after, limit)
-        sequences = [int(id.partition(b"-")[0]) for id, _ in entries]
+        head, numbered, columns, items, texts = await self._run(scripts.CHANGES, after, limit)
+        sequences = [int(number) for number in numbered]
         item_sequences = [int(float(score)) for score in items[1::2]]
         numbers = sorted(sequences + item_sequences)
         # What gave `limit` rows may have more, so what lies beyond `limit` of both is left.
@@ -262,9 +263,7 @@ class RedisStore:
                 if sequence <= end
             ]
             stays = [at for at, sequence in enumerate(sequences) if sequence <= end]
-            events = _event_columns(
-                [sequences[at] for at in stays], [entries[at][1][1] for at in stays]
-            )
+            events = _event_columns([sequences[at] for at in stays], [columns[at] for at in stays])
         return Changes(
             sequence=max(after, end),
             head=max(after, int(head)),
@@ -302,30 +301,32 @@ class RedisStore:
         """
         now = int(self._clock() * 1000) if now_ms is None else now_ms
         oldest = now - int(self._config.retention_days * _MS_PER_DAY)
-        await self._drop(b"exposures", scripts.DROP_EXPOSURES, lambda c: _old_page(c, oldest))
-        return await self._drop(b"events", scripts.DROP_EVENTS, lambda c: _old_event(c, oldest))
+        await self._drop(
+            "exposures", "exposure", scripts.DROP_EXPOSURES, lambda c: _old_page(c, oldest)
+        )
+        return await self._drop(
+            "events", "details", scripts.DROP_EVENTS, lambda c: _old_event(c, oldest)
+        )
 
     async def close(self) -> None:
         await self._redis.aclose()
 
     async def _drop(
-        self, stream: bytes, script: str, user_if_old: Callable[[bytes], bytes | None]
+        self, stream: str, hash: str, script: str, user_if_old: Callable[[bytes], bytes | None]
     ) -> int:
         dropped, start = 0, b"-"
         while True:
-            with _translated():
-                entries = await self._redis.xrange(_PREFIX + stream, start, count=_PIECE)
+            ids, columns = await self._run(scripts.OLDEST, stream, hash, start, _PIECE)
             old = []
-            for id, entry in entries:
-                if (user := user_if_old(entry[b"c"])) is not None:
-                    name = id.partition(b"-")[0] if stream == b"events" else id
-                    old += [name, user]
+            for id, one in zip(ids, columns, strict=True):
+                if (user := user_if_old(one)) is not None:
+                    old += [id, user]
             if old:
                 await self._run(script, *old)
                 dropped += len(old) // 2
-            if len(entries) < _PIECE:
+            if len(ids) < _PIECE:
                 return dropped
-            start = b"(" + entries[-1][0]
+            start = b"(" + ids[-1]
 
     async def _change_items(self, changes: Sequence[tuple[int, str, str]]) -> int:
         arguments = [field for key, id, text in changes for field in (_key(key), id, text)]
@@ -474,9 +475,15 @@ def _event_fields(event: LiveEvent, salt: bytes) -> tuple[Any, ...]:
         forgotten_digest(event.user_id, salt),
         _key(user),
         _TAIL_ENTRY.pack(item, event.time_ms, event.weight) + event.event_type.encode(),
-        _COLUMNS.pack(user, item, event.time_ms, event.weight, value) + places,
-        _details(event),
+        _packed(
+            _COLUMNS.pack(user, item, event.time_ms, event.weight, value) + places, _details(event)
+        ),
     )
+
+
+def _packed(columns: bytes, text: str) -> bytes:
+    """As scripts take it apart again: they read the columns of many, and the text of few."""
+    return struct.pack(">I", len(columns)) + columns + text.encode()
 
 
 def _details(event: LiveEvent) -> str:

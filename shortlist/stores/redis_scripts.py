@@ -4,14 +4,15 @@ Lua's numbers are doubles, so keys of 64 bits travel as 8 bytes, big-endian: the
 their order as numbers. KEYS[1] is the prefix of all keys:
 
     head                 the number of the newest change
-    events               stream, id <number>-0: columns (c), digest of the event id (i)
-    details              hash, number -> all of the event as JSON; a stream keeps deleted bytes
+    events               stream, id <number>-0: digest of the event id (i)
+    details              hash, number -> columns, then all of the event as JSON, see PACKED;
+                         it is not in the stream, which keeps the bytes of entries that are deleted
     ids                  hash, digest of event id -> nothing
     tail:<user>          list, events not yet folded
     live:<user>          hash: profile (p) of folded events, version (v)
     of:<user>            list, numbers of the user's events
     shown:<user>         list, pages; the first one may be many that were merged
-    exposures            stream: columns (c) of a page;  exposure: hash, stream id -> JSON
+    exposures            stream of numbers;  exposure: hash, stream id -> columns of a page, JSON
     exposed:<user>       list, stream ids
     items                hash, key -> JSON, "" = deleted;  itemlog: by number;  itemkeys: by key
     base, importing      number of the import that is read, and of the one that is written
@@ -39,6 +40,7 @@ __all__ = [
     "LIST_ITEMS",
     "LOG_IMPRESSIONS",
     "MERGE_SHOWN",
+    "OLDEST",
     "PROFILE",
     "UNFOLDED",
 ]
@@ -50,16 +52,18 @@ local P = KEYS[1]
 local function number(n) return string.format('%.0f', n) end
 """
 
+# PACKED: four bytes, the length of the columns, big-endian; the columns; JSON.
+
 # ARGV: length of a tail that is due to be folded; of each event: id digest, user digest,
-# user key, tail entry, columns, details.
+# user key, tail entry, packed details.
 # Returns head, indexes of duplicates, of forgotten, users whose tails are long.
 APPEND = (
     _BEGIN
     + """
 local due = tonumber(ARGV[1])
 local known, gone, long, named = {}, {}, {}, {}
-for at = 2, #ARGV, 6 do
-    local index = (at - 2) / 6
+for at = 2, #ARGV, 5 do
+    local index = (at - 2) / 5
     local user = ARGV[at + 2]
     if redis.call('SISMEMBER', P .. 'forgotten', ARGV[at + 1]) == 1 then
         gone[#gone + 1] = index
@@ -67,8 +71,8 @@ for at = 2, #ARGV, 6 do
         known[#known + 1] = index
     else
         local sequence = number(redis.call('INCR', P .. 'head'))
-        redis.call('XADD', P .. 'events', sequence .. '-0', 'c', ARGV[at + 4], 'i', ARGV[at])
-        redis.call('HSET', P .. 'details', sequence, ARGV[at + 5])
+        redis.call('XADD', P .. 'events', sequence .. '-0', 'i', ARGV[at])
+        redis.call('HSET', P .. 'details', sequence, ARGV[at + 4])
         redis.call('RPUSH', P .. 'of:' .. user, sequence)
         local length = redis.call('RPUSH', P .. 'tail:' .. user, ARGV[at + 3])
         if length >= due and not named[user] then
@@ -136,13 +140,13 @@ return found
 """
 )
 
-# ARGV: user digest, user, page, columns, exposure. Returns how many pages there are.
+# ARGV: user digest, user, page, packed columns and exposure. Returns how many pages there are.
 LOG_IMPRESSIONS = (
     _BEGIN
     + """
 if redis.call('SISMEMBER', P .. 'forgotten', ARGV[1]) == 1 then return 0 end
-local id = redis.call('XADD', P .. 'exposures', '*', 'c', ARGV[4])
-redis.call('HSET', P .. 'exposure', id, ARGV[5])
+local id = redis.call('XADD', P .. 'exposures', '*', '', '')
+redis.call('HSET', P .. 'exposure', id, ARGV[4])
 redis.call('RPUSH', P .. 'exposed:' .. ARGV[2], id)
 return redis.call('RPUSH', P .. 'shown:' .. ARGV[2], ARGV[3])
 """
@@ -227,32 +231,57 @@ return {found, items, last or ''}
 """
 )
 
-# ARGV: a number, the most. Returns head, events, items as key, number, key, number ...; their JSON.
+# What PACKED says of the entries of a stream: ids, and of each its columns, or its JSON.
+_PACKED = """
+local function packed(stream, hash, first, last, most, wanted)
+    local ids, parts = {}, {}
+    for at, entry in ipairs(redis.call('XRANGE', P .. stream, first, last, 'COUNT', most)) do
+        local name = entry[1]
+        if stream == 'events' then name = string.match(name, '^%d+') end
+        local text = redis.call('HGET', P .. hash, name)
+        local length = struct.unpack('>I4', text)
+        ids[at] = name
+        if wanted == 'columns' then
+            parts[at] = string.sub(text, 5, 4 + length)
+        else
+            parts[at] = string.sub(text, 5 + length)
+        end
+    end
+    return ids, parts
+end
+"""
+
+# ARGV: a number, the most. Returns head, numbers of events, columns of each, items as key, number,
+# key, number ...; their JSON.
 CHANGES = (
     _BEGIN
+    + _PACKED
     + """
 local after = number(tonumber(ARGV[1]) + 1)
-local events = redis.call('XRANGE', P .. 'events', after .. '-0', '+', 'COUNT', ARGV[2])
+local numbers, columns = packed('events', 'details', after .. '-0', '+', ARGV[2], 'columns')
 local items = redis.call(
     'ZRANGEBYSCORE', P .. 'itemlog', after, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
 local texts = {}
 for at = 1, #items, 2 do texts[#texts + 1] = redis.call('HGET', P .. 'items', items[at]) end
-return {redis.call('GET', P .. 'head') or '0', events, items, texts}
+return {redis.call('GET', P .. 'head') or '0', numbers, columns, items, texts}
 """
 )
 
-# ARGV: first and last number, the most. Returns numbers, and details of each.
+# ARGV: first and last number, the most. Returns numbers, and JSON of each.
 EVENTS = (
     _BEGIN
+    + _PACKED
     + """
-local numbers, details = {}, {}
-local found = redis.call(
-    'XRANGE', P .. 'events', ARGV[1] .. '-0', ARGV[2] .. '-0', 'COUNT', ARGV[3])
-for at, entry in ipairs(found) do
-    numbers[at] = string.match(entry[1], '^%d+')
-    details[at] = redis.call('HGET', P .. 'details', numbers[at])
-end
-return {numbers, details}
+return {packed('events', 'details', ARGV[1] .. '-0', ARGV[2] .. '-0', ARGV[3], 'details')}
+"""
+)
+
+# ARGV: stream, hash, an id to begin at, the most. Returns ids, and columns of each.
+OLDEST = (
+    _BEGIN
+    + _PACKED
+    + """
+return {packed(ARGV[1], ARGV[2], ARGV[3], '+', ARGV[4], 'columns')}
 """
 )
 
@@ -264,7 +293,7 @@ for at = 1, #ARGV, 2 do
     local id = ARGV[at] .. '-0'
     local entry = redis.call('XRANGE', P .. 'events', id, id)[1]
     if entry then
-        redis.call('HDEL', P .. 'ids', entry[2][4])
+        redis.call('HDEL', P .. 'ids', entry[2][2])
         redis.call('XDEL', P .. 'events', id)
         redis.call('HDEL', P .. 'details', ARGV[at])
         redis.call('LREM', P .. 'of:' .. ARGV[at + 1], 1, ARGV[at])
@@ -296,7 +325,7 @@ for at = 1, #ARGV, 2 do
     for _, sequence in ipairs(redis.call('LRANGE', P .. 'of:' .. user, 0, -1)) do
         local id = sequence .. '-0'
         local entry = redis.call('XRANGE', P .. 'events', id, id)[1]
-        if entry then redis.call('HDEL', P .. 'ids', entry[2][4]) end
+        if entry then redis.call('HDEL', P .. 'ids', entry[2][2]) end
         redis.call('XDEL', P .. 'events', id)
         redis.call('HDEL', P .. 'details', sequence)
     end
