@@ -2,7 +2,8 @@
 
 Each example is one request: the candidates that retrieval proposed for it, and what the user went
 on to do with them. All heads share the network; the loss of each is that of `training.losses`, and
-a squared error of the event's value joins them where the data has values.
+a squared error of the event's value joins them where the data has values. Several workers may share
+the batches: see `training.data_parallel`.
 """
 
 from __future__ import annotations
@@ -14,20 +15,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import ray
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from ranking_svc.models.dcn import NUMBER_CLIP, CrossLayer, DcnWeights
 from shortlist.config import DcnConfig
 from shortlist.errors import ArtifactRefused
+from training.data_parallel import Alone, Share, together
 from training.groups import Groups
 
-__all__ = ["Dcn", "Sizes", "train_dcn"]
+__all__ = ["Dcn", "Sizes", "train_dcn", "train_dcn_together"]
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -167,26 +171,29 @@ def train_dcn(
     *,
     seed: int = 0,
     progress: Progress = lambda *_: None,
+    share: Share | None = None,
 ) -> tuple[Dcn, int]:
     """Train until the held-out requests get no better orders; the network, and after how many
     epochs.
 
-    Raises `ArtifactRefused` without a single liked candidate, or when training diverges.
+    With a `share` this is one of several workers, which all get the same groups and end with the
+    same network. Raises `ArtifactRefused` without a single liked candidate, or when training
+    diverges.
     """
     if not (groups.head_labels > 0).any():
         raise ArtifactRefused("retrieval proposed none of the items that users went on to like")
     tf.keras.utils.set_random_seed(seed)
-    rng = np.random.default_rng(seed)
+    rng, share = np.random.default_rng(seed), share or Alone()
     learn = groups.take(np.flatnonzero(~held_out))
     check = groups.take(np.flatnonzero(held_out)) if held_out.any() else learn
     model = Dcn(config, sizes, _number_scales(learn))
-    step = _make_step(model, sizes, tf.keras.optimizers.legacy.Adam(config.learning_rate))
+    step = _make_step(model, sizes, tf.keras.optimizers.legacy.Adam(config.learning_rate), share)
     steps = max(len(learn) // config.batch_size, _FEWEST_STEPS)
     best, best_loss, best_epoch = None, np.inf, 0
     for epoch in range(config.epochs):
-        for batch in islice(_batches(learn, config.batch_size, rng), steps):
-            step(batch)
-        loss = _mean_loss(model, check, sizes, config.batch_size)
+        for rows in islice(_batches(len(learn), config.batch_size, rng), steps):
+            step(_shared_batch(learn, rows, share))
+        loss = _mean_loss(model, check, sizes, config.batch_size, share)
         if not np.isfinite(loss):
             raise ArtifactRefused(f"ranker training diverged in epoch {epoch}: loss {loss}")
         progress(epoch + 1, config.epochs)
@@ -195,10 +202,57 @@ def train_dcn(
         elif epoch + 1 - best_epoch >= _PATIENCE:
             break
     assert best is not None  # the first epoch's loss is finite
-    for variable, value in zip(model.trainable_variables, best, strict=True):
-        variable.assign(value)
+    _restore(model, best)
     progress(config.epochs, config.epochs)
     return model, best_epoch
+
+
+def train_dcn_together(
+    workers: int,
+    groups: Groups,
+    groups_ref: ray.ObjectRef,
+    config: DcnConfig,
+    sizes: Sizes,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda *_: None,
+) -> tuple[Dcn, int]:
+    """`train_dcn` by so many workers, which share each batch. `groups_ref` is where the groups lie
+    in Ray's object store. Raises what `train_dcn` raises.
+    """
+    held_out = groups.held_out(seed)
+    learn = groups.take(np.flatnonzero(~held_out))
+    least = min(config.batch_size, len(learn))  # everybody has something of each batch
+    member = partial(_train_member, config=config, sizes=sizes, seed=seed, progress=progress)
+    try:
+        trained = together(min(workers, least), member, groups_ref)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    assert trained is not None  # the first worker's
+    variables, epochs = trained
+    model = Dcn(config, sizes, _number_scales(learn))
+    _group_outputs(model, _tensors(learn.take(np.arange(1))), training=False)  # makes the variables
+    _restore(model, variables)
+    return model, epochs
+
+
+def _train_member(
+    share: Share,
+    groups: Groups,
+    *,
+    config: DcnConfig,
+    sizes: Sizes,
+    seed: int,
+    progress: Progress,
+) -> tuple[list[Floats], int] | None:
+    """What one worker does; the first one returns the variables and how many epochs were good."""
+    first = share.rank == 0
+    tell: Progress = progress if first else lambda *_: None
+    held_out = groups.held_out(seed)
+    model, epochs = train_dcn(
+        groups, held_out, config, sizes, seed=seed, progress=tell, share=share
+    )
+    return (_snapshot(model), epochs) if first else None
 
 
 def _number_scales(groups: Groups) -> tuple[Floats, Floats]:
@@ -207,18 +261,35 @@ def _number_scales(groups: Groups) -> tuple[Floats, Floats]:
     return rows.mean(axis=0).astype(np.float32), np.where(std < 1e-6, 1, std).astype(np.float32)
 
 
-def _batches(groups: Groups, size: int, rng: np.random.Generator) -> Iterator[dict[str, tf.Tensor]]:
-    """Endless, in a new random order each time around."""
-    size = min(size, len(groups))
+def _batches(requests: int, size: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
+    """Rows, endless, in a new random order each time around."""
+    size = min(size, requests)
     while True:
-        order = rng.permutation(len(groups))
+        order = rng.permutation(requests)
         for start in range(0, len(order) - size + 1, size):
-            yield _tensors(groups.take(order[start : start + size]))
+            yield order[start : start + size]
+
+
+def _shared_batch(
+    groups: Groups, rows: npt.NDArray[np.int64], share: Share
+) -> dict[str, tf.Tensor]:
+    """This worker's part of a batch. What the loss is divided by is of the whole."""
+    part = _tensors(groups.take(rows[share.rank :: share.workers]))
+    return part | _counts(groups.mass[rows], groups.values[rows])
 
 
 def _tensors(groups: Groups) -> dict[str, tf.Tensor]:
     names = set(Groups.__slots__) - {"user"}
-    return {name: tf.constant(getattr(groups, name)) for name in names}
+    tensors = {name: tf.constant(getattr(groups, name)) for name in names}
+    return tensors | _counts(groups.mass, groups.values)
+
+
+def _counts(mass: Floats, values: Floats) -> dict[str, tf.Tensor]:
+    """How many requests there are, and how many values are known."""
+    return {
+        "requests": tf.constant(len(mass), tf.float32),
+        "valued": tf.constant(np.count_nonzero(np.isfinite(values)), tf.float32),
+    }
 
 
 def _slices(groups: Groups, size: int) -> Iterator[Groups]:
@@ -227,35 +298,69 @@ def _slices(groups: Groups, size: int) -> Iterator[Groups]:
 
 
 def _make_step(
-    model: Dcn, sizes: Sizes, optimizer: tf.keras.optimizers.Optimizer
+    model: Dcn, sizes: Sizes, optimizer: tf.keras.optimizers.Optimizer, share: Share
 ) -> Callable[[dict[str, tf.Tensor]], None]:
-    @tf.function(reduce_retracing=True)
-    def step(batch: dict[str, tf.Tensor]) -> None:
+    """Takes a step with this worker's part of a batch, and with those of the others."""
+
+    def gradients(batch: dict[str, tf.Tensor]) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             outputs = _group_outputs(model, batch, training=True)
-            loss = _loss(outputs, batch, sizes) + model.penalty()
-        variables = model.trainable_variables
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            # The parts are added up, so each has its share of what is nobody's.
+            loss = _loss(outputs, batch, sizes) + model.penalty() / share.workers
+        return tape.gradient(loss, model.trainable_variables)
 
-    return step
+    def apply(found: Sequence[tf.Tensor]) -> None:
+        optimizer.apply_gradients(zip(found, model.trainable_variables, strict=True))
+
+    @tf.function(reduce_retracing=True)
+    def step_alone(batch: dict[str, tf.Tensor]) -> None:
+        apply(gradients(batch))
+
+    @tf.function(reduce_retracing=True)
+    def flat_gradients(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        found = zip(gradients(batch), model.trainable_variables, strict=True)
+        return tf.concat([tf.reshape(_dense(one, of), [-1]) for one, of in found], axis=0)
+
+    @tf.function(reduce_retracing=True)
+    def apply_flat(flat: tf.Tensor) -> None:
+        shapes = [variable.shape for variable in model.trainable_variables]
+        pieces = tf.split(flat, [shape.num_elements() for shape in shapes])
+        apply([tf.reshape(one, shape) for one, shape in zip(pieces, shapes, strict=True)])
+
+    def step_together(batch: dict[str, tf.Tensor]) -> None:
+        apply_flat(tf.constant(share.sum(flat_gradients(batch).numpy())))
+
+    return step_alone if share.workers == 1 else step_together
+
+
+def _dense(gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> tf.Tensor:
+    if isinstance(gradient, tf.IndexedSlices):
+        rows = variable.shape[0]
+        return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, rows)
+    return gradient
 
 
 def _loss(outputs: tf.Tensor, batch: dict[str, tf.Tensor], sizes: Sizes) -> tf.Tensor:
-    """Mean over the requests of the heads' losses, and the value's."""
-    loss = tf.add_n(
+    """Mean over the requests of the heads' losses, and the value's.
+
+    Of a part of a batch: its share of the mean over all of `batch["requests"]`.
+    """
+    losses = tf.add_n(
         [
             float(share)
-            * _head_loss(outputs[..., head], batch["head_labels"][..., head], batch["mass"])
+            * _head_losses(outputs[..., head], batch["head_labels"][..., head], batch["mass"])
             for head, share in enumerate(sizes.loss_shares)
         ]
     )
+    loss = tf.reduce_sum(losses) / batch["requests"]
     if sizes.has_value:
-        loss += _VALUE_LOSS * _value_loss(outputs[..., -1], batch["values"])
+        errors = _value_errors(outputs[..., -1], batch["values"])
+        loss += _VALUE_LOSS * tf.math.divide_no_nan(errors, batch["valued"])
     return loss
 
 
-def _head_loss(scores: tf.Tensor, labels: tf.Tensor, mass: tf.Tensor) -> tf.Tensor:
-    """`training.losses.ranking_loss` for TensorFlow to derive."""
+def _head_losses(scores: tf.Tensor, labels: tf.Tensor, mass: tf.Tensor) -> tf.Tensor:
+    """`training.losses.ranking_loss` for TensorFlow to derive, [R]."""
     # Each drawn candidate stands for `mass` proposed ones (importance sampling).
     drawn = tf.where(mass > 0, tf.math.log(tf.maximum(mass, 1e-9)), -1e9)
     total = tf.reduce_logsumexp(scores + drawn, axis=1, keepdims=True)
@@ -264,16 +369,14 @@ def _head_loss(scores: tf.Tensor, labels: tf.Tensor, mass: tf.Tensor) -> tf.Tens
     listwise = tf.math.divide_no_nan(tf.reduce_sum(liked * (total - scores), axis=1), positives)
     pointwise = tf.nn.sigmoid_cross_entropy_with_logits(labels, scores) * mass
     log_loss = tf.reduce_sum(pointwise, axis=1) / tf.maximum(positives, 1)
-    return tf.reduce_mean(listwise + log_loss)
+    return listwise + log_loss
 
 
-def _value_loss(predicted: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Mean squared error where there is a value."""
+def _value_errors(predicted: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Sum of the squared errors where there is a value."""
     known = tf.math.is_finite(values)
     errors = tf.where(known, predicted - tf.where(known, values, 0.0), 0.0)
-    return tf.math.divide_no_nan(
-        tf.reduce_sum(tf.square(errors)), tf.reduce_sum(tf.cast(known, tf.float32))
-    )
+    return tf.reduce_sum(tf.square(errors))
 
 
 def _group_outputs(model: Dcn, batch: dict[str, tf.Tensor], *, training: bool) -> tf.Tensor:
@@ -288,14 +391,21 @@ def _group_outputs(model: Dcn, batch: dict[str, tf.Tensor], *, training: bool) -
     return tf.reshape(outputs, (shape[0], shape[1], outputs.shape[-1]))
 
 
-def _mean_loss(model: Dcn, groups: Groups, sizes: Sizes, size: int) -> float:
-    losses, counts = [], []
-    for part in _slices(groups, size):
+def _mean_loss(model: Dcn, groups: Groups, sizes: Sizes, size: int, share: Share) -> float:
+    """Of all requests; each worker looks at some of the slices."""
+    sums = np.zeros(2)
+    for part in islice(_slices(groups, size), share.rank, None, share.workers):
         batch = _tensors(part)
-        losses.append(float(_loss(_group_outputs(model, batch, training=False), batch, sizes)))
-        counts.append(len(part))
-    return float(np.average(losses, weights=counts))
+        loss = float(_loss(_group_outputs(model, batch, training=False), batch, sizes))
+        sums += loss * len(part), len(part)
+    total, requests = share.sum(sums)
+    return float(total / requests)
 
 
 def _snapshot(model: Dcn) -> list[npt.NDArray[np.float32]]:
     return [variable.numpy() for variable in model.trainable_variables]
+
+
+def _restore(model: Dcn, values: Sequence[Floats]) -> None:
+    for variable, value in zip(model.trainable_variables, values, strict=True):
+        variable.assign(value)

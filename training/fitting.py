@@ -28,7 +28,7 @@ from training.groups import Groups
 from training.judging import judge
 from training.rewards import Rewards
 
-__all__ = ["LINEAR", "Fitted", "check_parity", "fit_network", "fit_trees"]
+__all__ = ["LINEAR", "Crew", "Fitted", "check_parity", "fit_network", "fit_trees"]
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -36,6 +36,17 @@ Progress = Callable[[int, int], None]
 # Logistic regression on the same inputs.
 LINEAR = DcnConfig(cross_layers=0, hidden=(), learning_rate=0.01, weight_decay=0.0001)
 _PARITY_REQUESTS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """Who trains a network."""
+
+    workers: int = 1
+    groups_ref: Any = None  # where the groups lie in Ray's object store; of several workers
+
+
+_ONE_WORKER = Crew()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +67,15 @@ def fit_network(
     *,
     seed: int,
     progress: Progress,
+    crew: Crew = _ONE_WORKER,
 ) -> Fitted:
     """Train a network, write its files to `folder`, and compare its engines.
 
     Raises `ArtifactRefused`.
     """
-    from training.dcn import Sizes, train_dcn  # TensorFlow: in the worker only
+    from training.dcn import Sizes, train_dcn, train_dcn_together  # TensorFlow: in workers only
     from training.onnx_export import write_dcn
 
-    held_out = groups.held_out(seed)
     sizes = Sizes(
         vocabularies=(
             builder.item.vocabulary_size,
@@ -77,7 +88,13 @@ def fit_network(
         has_value=rewards.value_scale is not None,
     )
     chosen = LINEAR if name == "linear" else config.dcn
-    model, epochs = train_dcn(groups, held_out, chosen, sizes, seed=seed, progress=progress)
+    if crew.workers > 1:
+        model, epochs = train_dcn_together(
+            crew.workers, groups, crew.groups_ref, chosen, sizes, seed=seed, progress=progress
+        )
+    else:
+        held_out = groups.held_out(seed)
+        model, epochs = train_dcn(groups, held_out, chosen, sizes, seed=seed, progress=progress)
     weights = model.weights()
     weights.check()
     (folder / WEIGHTS_FOLDER).mkdir()

@@ -164,14 +164,16 @@ def test_it_learns_what_each_head_is_about_and_the_value(
 def test_its_loss_is_that_of_all_rankers() -> None:
     import tensorflow as tf
 
-    from training.dcn import _head_loss
+    from training.dcn import _head_losses
     from training.losses import ranking_loss
 
     groups = random_groups(requests=12)
     labels = groups.head_labels[..., 0]
     scores = np.random.default_rng(0).normal(-2, 1, labels.shape)
-    here = _head_loss(*(tf.constant(one, tf.float32) for one in (scores, labels, groups.mass)))
-    assert float(here) == pytest.approx(ranking_loss(scores, labels, groups.mass).mean, rel=1e-5)
+    here = _head_losses(*(tf.constant(one, tf.float32) for one in (scores, labels, groups.mass)))
+    assert float(tf.reduce_mean(here)) == pytest.approx(
+        ranking_loss(scores, labels, groups.mass).mean, rel=1e-5
+    )
 
 
 def test_the_seed_decides_the_network() -> None:
