@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.click_guard import Crowd, pages_until_ended
 from orchestrator.guards import Guards, evidence_above, reason_to_end
 from orchestrator.guards_clicks import ClickTest
 from orchestrator.rollout_figures import Durations, Figures, RollingFigures
@@ -116,31 +117,10 @@ def test_what_goes_wrong_late_does_not_drown_in_what_went_well() -> None:
 # -- clicks ---------------------------------------------------------------------------------------
 
 
-def run(lift: float, seed: int, *, pages: int, users: int = 4000, share: float = 0.2) -> int | None:
-    """The canary's pages until its users' clicks end it; None = they never did.
-
-    Users differ a lot in how often they come and how much they click (a tenth of a click a page);
-    they return, and the canary multiplies their clicks by `1 + lift`. It is looked at after every
-    20 pages.
-    """
-    rng = np.random.default_rng((7, seed))
-    often = rng.lognormal(0, 1, users)
-    taste = rng.gamma(1, 1, users)
-    mine = rng.random(users) < share
-    visitors = rng.choice(users, pages, p=often / often.sum())
-    clicks = rng.poisson(0.1 * taste[visitors] * np.where(mine[visitors], 1 + lift, 1.0))
-    test, shown = ClickTest(), 0
-    hashes = rng.integers(1, 2**63, users).tolist()
-    items = iter(rng.integers(1, 2**63, int(clicks.sum()), dtype=np.int64).tolist())
-    for at, (user, count) in enumerate(zip(visitors.tolist(), clicks.tolist(), strict=True)):
-        canary = bool(mine[user])
-        shown += canary
-        test.show(hashes[user], canary=canary)
-        for _ in range(count):
-            test.click(hashes[user], next(items), canary=canary)
-        if at % 20 == 0 and test.evidence() >= 20:
-            return shown
-    return None
+def run(change: float, seed: int, *, pages: int) -> int | None:
+    """The canary's pages until its users' clicks end it; None = they never did. Users differ a lot
+    in how often they come and how much they click, and they return."""
+    return pages_until_ended(Crowd(), change, pages, seed, alpha=0.05)
 
 
 @pytest.mark.slow
