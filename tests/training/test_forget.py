@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from shortlist.cli import main
+from shortlist.commands.import_data import schema_text
 from shortlist.config import Config, StoreConfig
 from shortlist.errors import ArtifactRefused
 from shortlist.ids import key_of
@@ -188,6 +190,13 @@ def test_a_damaged_data_set_is_not_written_anew(workdir: Path) -> None:
         file.write(b"XXXX")
     with pytest.raises(DatasetUnreadable, match="checksum"):
         load_remembered(workdir, CONFIG)
+
+
+def test_the_command_takes_users_out_of_a_workdirs_data_set_at_once(workdir: Path) -> None:
+    (workdir / "schema.yaml").write_text(schema_text(Schema.of(SCHEMA)), "utf-8")
+    assert main(["forget", GONE, "--workdir", str(workdir), "--json"]) == 0
+    assert files_with(workdir, GONE) == []
+    assert Dataset.load(workdir / "dataset").n_users == 4
 
 
 @pytest.mark.slow  # kills a process at each line

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from training.dataset import Dataset
 from training.evaluation import evaluate
 
 SAMPLE = Path(__file__).parent / "sample.json"
@@ -37,6 +38,13 @@ def test_what_is_returned_is_written_and_holds_no_nan(
 ) -> None:
     assert json.loads((workdir / "evaluation.json").read_text()) == result
     assert all(math.isfinite(leaf) for leaf in _leaves(result) if isinstance(leaf, float))
+
+
+def test_what_is_written_names_no_user(result: dict[str, Any], workdir: Path) -> None:
+    users = Dataset.load(workdir / "dataset").user_ids.to_pylist()
+    text = (workdir / "evaluation.json").read_text()
+    assert users
+    assert [user for user in users if user in text] == []
 
 
 def test_every_system_is_measured_and_shares_are_shares(result: dict[str, Any]) -> None:
