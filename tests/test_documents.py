@@ -18,6 +18,8 @@ from ranking_svc.models import TRAINABLE
 from retrieval_svc.sources import SOURCES
 from shortlist.cli import cli
 from shortlist.config import (
+    ArmConfig,
+    CanaryConfig,
     Config,
     ContentConfig,
     CooccurrenceConfig,
@@ -29,6 +31,7 @@ from shortlist.config import (
     RankingConfig,
     RetrievalConfig,
     ServingConfig,
+    ShadowConfig,
     SlateConfig,
     TwoTowerConfig,
 )
@@ -42,6 +45,7 @@ DOCUMENTS = (
     "docs/configuration.md",
     "docs/evaluation.md",
     "docs/filters.md",
+    "docs/experiments.md",
     "docs/live.md",
     "docs/published.md",
     "docs/redeploy.md",
@@ -60,10 +64,14 @@ SECTIONS: dict[str, type[BaseModel]] = {  # of docs/configuration.md
     "slate": SlateConfig,
     "serving": ServingConfig,
     "gate": GateConfig,
+    "ranking.arms": ArmConfig,
+    "training": TrainingConfig,
     "deployment": DeploymentConfig,
 }
 
 
+    "canary": CanaryConfig,
+    "shadow": ShadowConfig,
 def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
@@ -179,7 +187,9 @@ def test_the_reference_of_the_configuration_has_the_default_of_every_source(
     assert sure == config.guaranteed
 
 
-@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "docs/configuration.md"])
+@pytest.mark.parametrize(
+    "document", ["ARCHITECTURE.md", "docs/configuration.md", "docs/experiments.md"]
+)
 def test_every_configuration_that_is_shown_loads(document: str, checkout: Path) -> None:
     for block in blocks((checkout / document).read_text("utf-8"), "yaml"):
         Config.model_validate(yaml.safe_load(block))
