@@ -166,6 +166,14 @@ class Store(ProfileStore, Protocol):
         """
         ...
 
+    async def compact(self, now_ms: int | None = None) -> int:
+        """Drop events and pages that are older than the retention; returns how many. A store that
+        is written to does so by itself now and then.
+
+        Profiles stay as they are. The id of an event that has left the log is known no more.
+        """
+        ...
+
 
 def check_profile(user_id: str, profile: Profile) -> None:
     """Raise `InvalidField` unless `profile` may be stored under `user_id`."""

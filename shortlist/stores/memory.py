@@ -5,6 +5,7 @@ A profile is computed from all events of its user each time it is read: slow, an
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
@@ -160,15 +161,12 @@ class MemoryStore:
         self._base_items = _by_key(items)
         self._base = {user: fresh[user] for user in fresh if user not in self._forgotten}
 
-    async def compact(self, now_ms: int) -> int:
-        """Drop events that were older than the retention at `now_ms`; returns how many.
-
-        Profiles stay: events of a user are kept aside for them.
-        """
-        oldest = now_ms - int(self._config.retention_days * _MS_PER_DAY)
+    async def compact(self, now_ms: int | None = None) -> int:
+        now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        oldest = now - int(self._config.retention_days * _MS_PER_DAY)
         kept = {i: e for i, e in self._events.items() if e.event.time_ms >= oldest}
         dropped = len(self._events) - len(kept)
-        self._events = kept
+        self._events = kept  # those of a user are kept aside for the profile
         return dropped
 
     async def close(self) -> None:

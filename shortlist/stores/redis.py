@@ -22,7 +22,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from itertools import islice
 from typing import Any, Final, TypeVar
@@ -82,6 +82,8 @@ _CONNECT_S, _ANSWER_S = 1.0, 10.0
 _CONNECTIONS = 32
 _REWRITE_S = 120.0
 _POLL_S = 0.02
+_FIRST_LOOK_S, _LOOK_EVERY_S = 60.0, 3600.0  # whether it is time to drop what is old
+_TIDY_EVERY_S = 86_400  # by any replica: it reads the whole log
 _MS_PER_DAY = 86_400_000
 _MOST_KEY = (1 << 64) - 1
 _NEEDED = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
@@ -123,6 +125,8 @@ class RedisStore:
         self._digests: dict[str, str] = {}  # script -> its name in the server
         self._salt: bytes | None = None  # known once the server has been looked at
         self._waiting = 0  # events
+        self._tidy_at = time.monotonic() + _FIRST_LOOK_S
+        self._tidying: asyncio.Task[None] | None = None
 
     async def get(self, user_id: str) -> Profile | None:
         if not user_id:
@@ -150,6 +154,7 @@ class RedisStore:
                 f"store.queue_events allows {self._config.queue_events}"
             )
         salt = await self._checked()
+        self._tidy_now_and_then()
         arguments = [field for event in events for field in _event_fields(event, salt)]
         self._waiting += len(events)
         try:
@@ -296,9 +301,7 @@ class RedisStore:
         await self._import(scripts.END_IMPORT, mine, [])
 
     async def compact(self, now_ms: int | None = None) -> int:
-        """Drop events and pages older than the retention; returns how many events. Reads the whole
-        log, so once a day is enough.
-        """
+        """Reads the whole log, in pieces."""
         now = int(self._clock() * 1000) if now_ms is None else now_ms
         oldest = now - int(self._config.retention_days * _MS_PER_DAY)
         await self._drop(
@@ -309,7 +312,29 @@ class RedisStore:
         )
 
     async def close(self) -> None:
+        if self._tidying is not None:
+            self._tidying.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._tidying
+            self._tidying = None
         await self._redis.aclose()
+
+    def _tidy_now_and_then(self) -> None:
+        if time.monotonic() < self._tidy_at:
+            return
+        self._tidy_at = time.monotonic() + _LOOK_EVERY_S
+        self._tidying = asyncio.create_task(self._quietly(self._tidy()))
+
+    async def _tidy(self) -> None:
+        """Unless another replica has, within a day."""
+        try:
+            with _translated():
+                name = _PREFIX + b"tidied"
+                mine = await self._redis.set(name, b"", nx=True, ex=_TIDY_EVERY_S)
+        except StoreFull:
+            mine = True
+        if mine:
+            await self.compact()
 
     async def _drop(
         self, stream: str, hash: str, script: str, user_if_old: Callable[[bytes], bytes | None]
@@ -363,7 +388,7 @@ class RedisStore:
         try:
             await tidying
         except ShortlistError as error:
-            _log.warning("what users did could not be folded: %s", error)
+            _log.warning("the store could not be tidied up: %s", error)
 
     async def _run(self, script: str, *arguments: Any) -> Any:
         await self._checked()

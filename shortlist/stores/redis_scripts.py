@@ -18,6 +18,7 @@ their order as numbers. KEYS[1] is the prefix of all keys:
     base, importing      number of the import that is read, and of the one that is written
     base:<import>, baseitems:<import>, basekeys:<import>
     forgotten, salt      digests of users
+    tidied               there for a day after what is old was dropped
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ from shortlist.stores.sqlite_purge import purge
 from shortlist.stores.sqlite_schema import (
     check_format,
     connect,
+    give_back,
     insert_many,
     is_blank,
     select_in,
@@ -248,9 +249,7 @@ class SqliteStore:
             pass
 
     async def compact(self, now_ms: int | None = None) -> int:
-        """Drop events and exposures older than the retention, in pieces; returns how many. The
-        writer does so by itself once an hour.
-        """
+        """In pieces, between which others write."""
         dropped = 0
         now = self._now_ms() if now_ms is None else now_ms
         while piece := await self._writer.write(lambda c: self._drop_old(c, now)):
@@ -467,5 +466,5 @@ def _clear_old_base(connection: sqlite3.Connection) -> int:
             (_PROFILES_A_PIECE,),
         ).rowcount
     if deleted:
-        connection.execute("PRAGMA incremental_vacuum(500)").fetchall()
+        give_back(connection)
     return deleted

@@ -28,6 +28,7 @@ from shortlist.stores.packing import (
 )
 from shortlist.stores.sqlite_schema import (
     chunks,
+    give_back,
     insert_many,
     marks,
     select_in,
@@ -174,7 +175,7 @@ class EventLog:
             (oldest_ms, _PIECE),
         ).rowcount
         if old or pages:
-            connection.execute("PRAGMA incremental_vacuum(500)").fetchall()
+            give_back(connection)
         return max(len(old), pages)
 
     def log_impressions(

@@ -19,6 +19,7 @@ __all__ = [
     "chunks",
     "connect",
     "create",
+    "give_back",
     "insert_many",
     "is_blank",
     "marks",
@@ -158,6 +159,16 @@ def begin(connection: sqlite3.Connection, *, wait_s: float) -> None:
             if error.sqlite_errorcode & 0xFF != _BUSY or time.monotonic() > deadline:
                 raise
         time.sleep(_POLL_S)
+
+
+def give_back(connection: sqlite3.Connection, most: int = 500) -> None:
+    """Free pages, from the end of the file to the disk; a part of the transaction.
+
+    One at a time: Python ends the statement after its first page, whatever number it is given.
+    """
+    free = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    for _ in range(min(most, free)):
+        connection.execute("PRAGMA incremental_vacuum(1)")
 
 
 def to_signed(key: int) -> int:

@@ -482,6 +482,51 @@ class StoreContract:
         assert_same(await tight.get("ann"), await oracle.get("ann"))
         assert await tight.head() == 101
 
+    async def test_what_was_dropped_is_dropped_once(self, tight: Store) -> None:
+        assert await tight.compact() == 0
+        await tight.append([an_event(n, time_ms=START_MS + (n % 2) * DAY_MS) for n in range(500)])
+        now = START_MS + DAY_MS // 2 + int(TIGHT.retention_days * DAY_MS)
+        assert await tight.compact(START_MS) == 0
+        assert await tight.compact(now) == 250
+        assert await tight.compact(now) == 0
+        assert len(await all_events(tight)) == 250
+
+    async def test_an_event_id_is_known_as_long_as_its_event_is_in_the_log(
+        self, tight: Store
+    ) -> None:
+        await tight.append([an_event(1), an_event(2, time_ms=START_MS + 9 * DAY_MS)])
+        await tight.compact(START_MS + DAY_MS + int(TIGHT.retention_days * DAY_MS))
+        answer = await tight.append([an_event(1), an_event(2)])
+        assert answer.duplicates == (1,)
+
+    async def test_users_are_forgotten_whose_events_have_left_the_log(self, tight: Store) -> None:
+        users = ["ann", "bob"]
+        await tight.append([an_event(n, user=users[n % 2]) for n in range(100)])
+        await tight.log_impressions("ann", keys_of(["a"]), START_MS, {"user": "ann"})
+        await tight.compact(START_MS + DAY_MS + int(TIGHT.retention_days * DAY_MS))
+        assert await all_events(tight) == []
+        assert await tight.get("ann") is not None
+        await tight.forget_users(["ann"])
+        assert await tight.get("ann") is None
+        found = await tight.get("bob")
+        assert found is not None
+        assert found.counters == {"click": 50}
+
+    async def test_what_is_kept_of_a_user_is_bounded_and_the_newest(self, tight: Store) -> None:
+        for start in range(0, 400, 100):
+            await tight.append([an_event(n, item=f"i{n}") for n in range(start, start + 100)])
+        for page in range(20):
+            keys = keys_of(f"p{page}-{n}" for n in range(4))
+            await tight.log_impressions("ann", keys, START_MS + page, {})
+        found = await tight.get("ann")
+        assert found is not None
+        newest = [key_of(f"i{n}") for n in range(400)]
+        assert found.history.keys.tolist() == newest[-TIGHT.history_length :]
+        assert set(found.seen.tolist()) == set(newest[-TIGHT.seen_length :])
+        assert len(found.impressions.keys) == TIGHT.impressions
+        assert found.impressions.times_ms.min() >= START_MS + 20 - 1 - TIGHT.impressions // 4
+        assert found.counters == {"click": 400}
+
     # --- privacy
 
     async def test_a_forgotten_user_is_gone_and_stays_gone(self, store: Store) -> None:

@@ -165,3 +165,29 @@ async def test_an_import_is_seen_by_every_replica(server: RedisServer) -> None:
         await one.replace_base([("ann", a_profile("ann"))], [])
         assert_same(await other.get("ann"), a_profile("ann"))
         await other.close()
+
+
+async def test_what_is_old_is_dropped_once_a_day_by_one_of_all_replicas(own: Any) -> None:
+    url = own().url
+    now_s = START_MS / 1000 + 86_400 * (StoreConfig().retention_days + 1)
+    one, other = (RedisStore(url, clock=lambda: now_s) for _ in range(2))
+    for number in range(5):
+        await one.log_impressions("ann", keys_of(["a"]), START_MS + number, {})
+    await one.append([an_event(n) for n in range(100)])
+    one._tidy_at = other._tidy_at = 0  # an hour is over
+    await one.append([an_event(100)])
+    while await one.head() and (await all_events(one) or await _pages(one)):
+        await asyncio.sleep(0.02)
+    await other.append([an_event(101)])
+    assert other._tidying is not None
+    await other._tidying
+    assert len(await all_events(other)) == 1  # another day has not gone by
+    found = await other.get("ann")
+    assert found is not None
+    assert (len(found.impressions.keys), found.counters) == (5, {"click": 102})
+    await one.close()
+    await other.close()
+
+
+async def _pages(store: RedisStore) -> int:
+    return int(await store._redis.xlen("{shortlist}:exposures"))

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from shortlist.config import StoreConfig
+from shortlist.ids import keys_of
 from shortlist.live import CatalogItem, Changes
 from shortlist.stores import ProfilesUnavailable
 from shortlist.stores.sqlite import SqliteStore
 from shortlist.tailing import LogTailer
 from tests.contracts.store import (
+    DAY_MS,
+    START_MS,
     TIGHT,
     StoreContract,
     a_profile,
@@ -229,6 +233,44 @@ async def test_a_call_that_is_refused_leaves_its_companions_alone(tmp_path: Path
     assert "same key" in str(results[1])
     assert await store.get_items(["x"]) == [None]
     assert await store.head() == 2
+    await store.close()
+
+
+def _count(path: Path, what: str) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute(f"SELECT {what}").fetchone()[0])
+
+
+async def test_what_is_old_leaves_the_file_and_the_file_becomes_smaller(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    store = SqliteStore(path)
+    for start in range(0, 2000, 500):
+        events = [an_event(start + n, attribution={"x": "y" * 500}) for n in range(500)]
+        await store.append(events)
+    for page in range(20):
+        await store.log_impressions("ann", keys_of(["a"]), START_MS + page * DAY_MS, {})
+    pages = _count(path, "page_count FROM pragma_page_count")
+    retention_ms = int(StoreConfig().retention_days * DAY_MS)
+    await store.compact(START_MS + 10 * DAY_MS + retention_ms)
+    assert _count(path, "count(*) FROM events") == 0
+    assert _count(path, "count(*) FROM exposures") == 10
+    assert _count(path, "page_count FROM pragma_page_count") < pages / 3
+    found = await store.get("ann")
+    assert found is not None
+    assert (len(found.impressions.keys), found.counters) == (20, {"click": 2000})
+    await store.close()
+
+
+async def test_the_writer_drops_what_is_old_by_itself(tmp_path: Path) -> None:
+    now_s = START_MS / 1000 + 86_400 * (StoreConfig().retention_days + 1)
+    store = SqliteStore(tmp_path / "store.sqlite", clock=lambda: now_s)
+    store._writer._tidy_at = 0  # an hour is over
+    await store.append([an_event(n) for n in range(1200)])
+    while await all_events(store):
+        await asyncio.sleep(0.02)
+    found = await store.get("ann")
+    assert found is not None
+    assert found.counters == {"click": 1200}
     await store.close()
 
 
