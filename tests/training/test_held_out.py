@@ -65,6 +65,17 @@ def test_a_version_that_says_nothing_of_the_log_is_judged_by_the_import(shop: Sh
     assert_same(judged(shop, version), Dataset.load(shop.workdir / "dataset"))
 
 
+def test_beside_a_version_that_has_learned_from_the_log_an_older_one_has_learned_less(
+    shop: Shop,
+) -> None:
+    older = published(shop, "retrieval", shop.snapshot(), {})
+    shop.log(ROWS[300:])
+    snapshot = shop.snapshot()
+    newer = published(shop, "ranking", snapshot, snapshot.meta)
+    dataset = judged(shop, older, newer)
+    assert len(window_of_test(dataset).next) == 600 - snapshot.log_sequence
+
+
 def test_two_tiers_are_judged_by_what_neither_has_learned(shop: Shop) -> None:
     shop.log(ROWS[300:700])
     first = shop.snapshot()
