@@ -33,6 +33,7 @@ from shortlist.config import (
     ServingConfig,
     ShadowConfig,
     SlateConfig,
+    TrainingConfig,
     TwoTowerConfig,
 )
 from shortlist.schema import Schema
@@ -44,12 +45,14 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "docs/configuration.md",
     "docs/evaluation.md",
-    "docs/filters.md",
     "docs/experiments.md",
+    "docs/filters.md",
     "docs/live.md",
+    "docs/operations.md",
     "docs/published.md",
     "docs/redeploy.md",
     "docs/schema.md",
+    "docs/training.md",
     "docs/tuning.md",
 )
 SECTIONS: dict[str, type[BaseModel]] = {  # of docs/configuration.md
@@ -61,17 +64,17 @@ SECTIONS: dict[str, type[BaseModel]] = {  # of docs/configuration.md
     "ranking": RankingConfig,
     "ranking.dcn": DcnConfig,
     "ranking.gbdt": GbdtConfig,
+    "ranking.arms": ArmConfig,
+    "training": TrainingConfig,
     "slate": SlateConfig,
     "serving": ServingConfig,
     "gate": GateConfig,
-    "ranking.arms": ArmConfig,
-    "training": TrainingConfig,
     "deployment": DeploymentConfig,
+    "canary": CanaryConfig,
+    "shadow": ShadowConfig,
 }
 
 
-    "canary": CanaryConfig,
-    "shadow": ShadowConfig,
 def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
