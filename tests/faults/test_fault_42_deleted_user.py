@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -89,8 +90,12 @@ async def check_refused(client: AsyncClient) -> None:
 
 @pytest.mark.parametrize("kind", DURABLE_STORES)
 async def test_fault_42_a_store_and_its_log_hold_no_byte_of_a_deleted_user(
-    kind: str, tmp_path: Path, record_fault: Callable[..., None]
+    kind: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    record_fault: Callable[..., None],
 ) -> None:
+    caplog.set_level(logging.DEBUG)
     server = RedisServer(tmp_path, "--save", "3600 100000") if kind == "redis" else None
     if server:
         server.start()
@@ -114,6 +119,7 @@ async def test_fault_42_a_store_and_its_log_hold_no_byte_of_a_deleted_user(
     assert files_with(tmp_path, GONE) == []
     assert files_with(tmp_path, STAYS) != []
     assert stays == EVENTS + 1
+    assert GONE not in caplog.text
     record_fault(
         **{f"{kind}_files_before": len(before), f"{kind}_files_after": 0},
         refused=6,
