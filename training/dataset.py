@@ -454,14 +454,16 @@ def _fsync(path: Path) -> None:
 
 @contextmanager
 def _sole_writer(out: Path) -> Iterator[None]:
-    """One process at a time writes a data set; what one that was killed has left goes first.
-
-    The kernel lets go of the lock when its process dies.
+    """One process at a time writes data sets into a folder; what one that was killed has left goes
+    first. The kernel lets go of the lock when its process dies.
     """
-    with (out.parent / f".{out.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    handle = os.open(out.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         _tidy(out)
         yield
+    finally:
+        os.close(handle)
 
 
 def _tidy(out: Path) -> None:
