@@ -38,8 +38,8 @@ class FoldFailed(ShortlistError):
 class FoldPolicy:
     """When so much has changed that a new base is worth it.
 
-    20,000 rows are searched exactly in 0.2 ms. With 13,000 rows beside a base of 200,000, and as many
-    of its own dead, a query takes 2.2 ms instead of 0.9: benchmarks/live_index.py.
+    20,000 rows are searched exactly in 0.2 ms. With 13,000 rows beside a base of 200,000, and as
+    many of its own dead, a query takes 2.2 ms instead of 0.9: benchmarks/live_index.py.
     """
 
     share: float = 0.1  # of the base's items
