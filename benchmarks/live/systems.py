@@ -26,6 +26,7 @@ from shortlist.config import Config
 from shortlist.errors import ArtifactNotFound, TierUnavailable
 from shortlist.launch import child_environment, module_command, tethered
 from shortlist.schema import Schema
+from shortlist.stores.opening import STORE_FILE
 
 __all__ = ["SYSTEMS", "Sizes", "System", "known_items", "known_users", "prepare", "running"]
 
@@ -83,14 +84,14 @@ def prepare(folder: Path, sizes: Sizes, terminal: Terminal) -> None:
 
 @contextlib.contextmanager
 def running(system: System, folder: Path, terminal: Terminal) -> Iterator[str]:
-    """Start the system over the workdir; yields the address of its orchestrator."""
+    """Start the system over a copy of what `prepare` made; yields its orchestrator's address."""
     with contextlib.ExitStack() as stack:
-        workdir = folder
         if system.store == "redis":
-            url = stack.enter_context(_redis(folder / "redis"))
-            workdir = _copy_for(folder, url)
-            with terminal.step("writing profiles and items into Redis"):
-                _fill(folder, workdir)
+            url = stack.enter_context(_filled_redis(folder, terminal))
+            workdir = _copy_of(folder, system.name, url)
+        else:
+            workdir = _copy_of(folder, system.name)
+            shutil.copy(folder / STORE_FILE, workdir)
         port = _free_port()
         command = module_command(
             "shortlist", *system.command, "--workdir", str(workdir), "--port", str(port)
@@ -129,16 +130,34 @@ def _config() -> Config:
     )
 
 
-def _copy_for(folder: Path, url: str) -> Path:
-    """A workdir with the same artifacts and another store."""
-    workdir = folder / "distributed"
+def _copy_of(folder: Path, name: str, url: str | None = None) -> Path:
+    """A workdir below `folder` with the same artifacts, and the store at `url` if there is one."""
+    workdir = folder / name
     shutil.rmtree(workdir, ignore_errors=True)
     shutil.copytree(folder / "artifacts", workdir / "artifacts", copy_function=os.link)
     shutil.copy(folder / "schema.yaml", workdir)
     config = Config.load(folder / "shortlist.yaml")
-    store = config.store.model_copy(update={"url": url})
-    config.model_copy(update={"store": store}).save(workdir / "shortlist.yaml")
+    if url is not None:
+        store = config.store.model_copy(update={"url": url})
+        config = config.model_copy(update={"store": store})
+    config.save(workdir / "shortlist.yaml")
     return workdir
+
+
+@contextlib.contextmanager
+def _filled_redis(folder: Path, terminal: Terminal) -> Iterator[str]:
+    """A Redis that holds the world; it is filled once."""
+    filled, used = folder / "redis", folder / "redis-used"
+    if not filled.exists():
+        fresh = folder / "redis-fresh"
+        shutil.rmtree(fresh, ignore_errors=True)
+        with terminal.step("writing profiles and items into Redis"), _redis(fresh) as url:
+            _fill(folder, _copy_of(folder, "filling", url))
+        fresh.rename(filled)
+    shutil.rmtree(used, ignore_errors=True)
+    shutil.copytree(filled, used)
+    with _redis(used) as url:
+        yield url
 
 
 def _fill(folder: Path, workdir: Path) -> None:
@@ -152,14 +171,13 @@ def _fill(folder: Path, workdir: Path) -> None:
 def _redis(folder: Path) -> Iterator[str]:
     """A Redis that has every write on disk before it answers."""
     binary = _redis_program()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": ""}
     options |= {"appendonly": "yes", "appendfsync": "always"}
     command = [binary, *(f for k, v in options.items() for f in (f"--{k}", str(v)))]
     with _process(command, folder / "redis.log"):
-        _wait_for_port(port)
+        _wait_until_loaded(port)
         yield f"redis://127.0.0.1:{port}/0"
 
 
@@ -210,13 +228,16 @@ def _wait_until_serving(target: str, process: Process) -> None:
             time.sleep(0.1)
 
 
-def _wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + _STOP_S
+def _wait_until_loaded(port: int) -> None:
+    """Redis listens before it has read its file, and refuses what it is asked."""
+    deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as one:
+            one.sendall(b"PING\r\n")
+            if one.recv(64).startswith(b"+PONG"):
+                return
         time.sleep(0.05)
-    raise TierUnavailable(f"nothing listens on port {port}")
+    raise TierUnavailable(f"no Redis answers on port {port}")
 
 
 def _free_port() -> int:
