@@ -78,6 +78,7 @@ _PREFIX: Final = b"{shortlist}:"  # braces: one slot, should it be a cluster
 _TAIL = 32  # events of a user, or pages, that are read one by one
 _PIECE = 500
 _EVENTS_A_READ = 1000
+_CHANGES_A_READ = 2000  # 5 ms of the server, in which it does nothing else
 _CONNECT_S, _ANSWER_S = 1.0, 10.0
 _CONNECTIONS = 32
 _REWRITE_S = 120.0
@@ -251,6 +252,7 @@ class RedisStore:
             return int(await self._redis.get(_PREFIX + b"head") or 0)
 
     async def changes(self, after: int, limit: int = 10_000) -> Changes:
+        limit = min(limit, _CHANGES_A_READ)
         head, numbered, columns, items, texts = await self._run(scripts.CHANGES, after, limit)
         sequences = [int(number) for number in numbered]
         item_sequences = [int(float(score)) for score in items[1::2]]
