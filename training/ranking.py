@@ -11,6 +11,7 @@ by side, and leave the same users out, on whom the ensemble of them is learned.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ from training.checkpoints import (
     steps_of_job,
     write_note,
 )
+from training.data_parallel import workers_of
 from training.encoding import fit_encoders
 from training.ensemble import fit_mixture, mixed
-from training.fitting import Fitted, fit_network, fit_trees
+from training.fitting import Crew, Fitted, fit_network, fit_trees
 from training.groups import Groups
 from training.item_statistics import HalfLives, count_items, located_features
 from training.job_log import tell_done, tell_metrics, tell_snapshot
@@ -185,10 +187,13 @@ def _fit_all(
     """Train every model and their ensemble; the models' names, the default last, and metrics."""
     board = new_board()
     groups_ref, table_ref = ray.put(groups), ray.put(table)
+    crew = Crew(workers=workers_of(lesson.config.training.workers), groups_ref=groups_ref)
     names = lesson.config.ranking.models
-    # The longest first: there may be fewer cores than models.
+    # The longest first: there may be fewer cores than models. A crew takes cores of its own.
     tasks = {
-        name: _fit_model.remote(lesson_ref, name, groups_ref, table_ref, steps, board)
+        name: _fit_model.options(num_cpus=int(crew.workers == 1 or name == "gbdt")).remote(
+            lesson_ref, name, groups_ref, table_ref, steps, board, crew
+        )
         for name in sorted(names, key=TRAINABLE.index)
     }
     trained = wait_for(list(tasks.values()), board, "train")
@@ -206,7 +211,13 @@ def _fit_all(
 
 @ray.remote(num_cpus=1)
 def _fit_model(
-    lesson: Lesson, name: str, groups: Groups, table: ItemTable, steps: Steps, board: Any
+    lesson: Lesson,
+    name: str,
+    groups: Groups,
+    table: ItemTable,
+    steps: Steps,
+    board: Any,
+    crew: Crew,
 ) -> Fitted:
     """Train one model and write its files, unless that is done."""
 
@@ -214,7 +225,7 @@ def _fit_model(
         board.report.remote(f"ranker {name}", done, total)
 
     if steps.finished(name) is None:
-        fit = fit_trees if name == "gbdt" else fit_network
+        fit = fit_trees if name == "gbdt" else partial(fit_network, crew=crew)
         with steps.writing(name) as folder:
             home = model_folder(folder, name)
             home.mkdir(parents=True)
