@@ -11,9 +11,9 @@ import contextlib
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from rich.table import Table
 
 from benchmarks.serving.bound import Bound, bound_of
 from benchmarks.serving.measuring import Effort, measure
+from benchmarks.serving.peers.preparing import prepare_peers
 from benchmarks.serving.rankers import FORMS
-from benchmarks.serving.systems import KINDS, running
+from benchmarks.serving.systems import KINDS, PEERS, Running, running, running_peers
+from benchmarks.serving.wire import Api, of_peers, of_shortlist
 from benchmarks.serving.world import WorldShape, prepare
 from shortlist.commands.terminal import Terminal
 from shortlist.errors import ShortlistError
@@ -63,6 +65,7 @@ _ASKED_USERS = 4000
     default=KINDS,
     help="Measure only this one; may be repeated.",
 )
+@click.option("--peers", is_flag=True, help="Measure what users would build instead, too.")
 @click.option("--rankers", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--seconds", type=float, default=20.0, show_default=True, help="Of a steady load.")
 @click.option("--rising-seconds", type=float, default=5.0, show_default=True, help="At each rate.")
@@ -74,6 +77,7 @@ def main(
     workdir: Path | None,
     forms: tuple[str, ...],
     kinds: tuple[str, ...],
+    peers: bool,
     rankers: int,
     seconds: float,
     rising_seconds: float,
@@ -91,56 +95,74 @@ def main(
     try:
         with terminal.only_json(), _folder(workdir) as folder:
             prepare(folder, shape, terminal.err.print)
+            if peers:
+                prepare_peers(folder, terminal.err.print)
+            run = _Run(
+                folder=folder,
+                users=_users(shape),
+                candidates=candidates,
+                rankers=rankers,
+                effort=effort,
+                terminal=terminal,
+            )
             for form in dict.fromkeys(forms):
-                result[form] = _measure_form(
-                    folder, shape, form, tuple(dict.fromkeys(kinds)), rankers, effort, terminal
-                )
+                result[form] = _measure_form(run, form, kinds, PEERS if peers else ())
     except ShortlistError as error:
         raise click.ClickException(str(error)) from None
     terminal.out.print(_table(result, forms, kinds))
     terminal.emit(_finite(result))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What all measurements of a run have in common."""
+
+    folder: Path
+    users: list[str]
+    candidates: int
+    rankers: int
+    effort: Effort
+    terminal: Terminal
+
+    async def shortlist(self, kind: str, form: str) -> dict[str, Any]:
+        async with running(self.folder, kind, form, rankers=self.rankers) as system:
+            return await self._measure(system, of_shortlist(self.users))
+
+    async def peer(self, engine: str, form: str) -> dict[str, Any]:
+        async with running_peers(self.folder, engine, form, rankers=self.rankers) as system:
+            return await self._measure(system, of_peers(self.users))
+
+    async def _measure(self, system: Running, api: Api) -> dict[str, Any]:
+        return await measure(system, api, self.folder, self.effort, self.terminal.err.print)
+
+
 def _measure_form(
-    folder: Path,
-    shape: WorldShape,
-    form: str,
-    kinds: tuple[str, ...],
-    rankers: int,
-    effort: Effort,
-    terminal: Terminal,
+    run: _Run, form: str, kinds: Sequence[str], peers: Sequence[str]
 ) -> dict[str, Any]:
-    """The bound before and after, as other things may run on the machine, and every system."""
-    users = _users(shape)
-    bounds = [_bound(folder, form, shape.candidates)]
-    result: dict[str, Any] = {}
-    for kind in kinds:
-        terminal.err.rule(f"{form}, {kind}")
-        result[kind] = asyncio.run(
-            _measure_system(folder, kind, form, rankers, users, effort, terminal)
-        )
-        bounds.append(_bound(folder, form, shape.candidates))
+    """Every system, and the bound between them, as other things may run on the machine."""
+    bounds = [_bound(run.folder, form, run.candidates)]
+    ours: dict[str, Any] = {}
+    theirs: dict[str, Any] = {}
+    for kind in dict.fromkeys(kinds):
+        run.terminal.err.rule(f"{form}, {kind}")
+        ours[kind] = asyncio.run(run.shortlist(kind, form))
+        bounds.append(_bound(run.folder, form, run.candidates))
+    for engine in peers:
+        run.terminal.err.rule(f"{form}, peer {engine}")
+        theirs[engine] = asyncio.run(run.peer(engine, form))
+        bounds.append(_bound(run.folder, form, run.candidates))
     best = max(bounds, key=lambda bound: bound.rps)
-    result |= {"bound_rps": best.rps, "bounds": [asdict(bound) for bound in bounds]}
-    for kind in kinds:
-        result[kind]["of_bound"] = result[kind]["saturation_rps"] / best.rps
-        # One index, whoever holds it, and a search that is the same each time.
-        if result[kind]["recall@1000"] is None:
-            result[kind]["recall@1000"] = best.recall
-    return result
-
-
-async def _measure_system(
-    folder: Path,
-    kind: str,
-    form: str,
-    rankers: int,
-    users: list[str],
-    effort: Effort,
-    terminal: Terminal,
-) -> dict[str, Any]:
-    async with running(folder, kind, form, rankers=rankers) as system:
-        return await measure(system, folder, users, effort, terminal.err.print)
+    for one in (*ours.values(), *theirs.values()):
+        one["of_bound"] = one["saturation_rps"] / best.rps
+        # The index of all items, whoever holds it: its search is the same each time.
+        if one["recall@1000"] is None:
+            one["recall@1000"] = best.recall
+    return {
+        **ours,
+        "bound_rps": best.rps,
+        "bounds": [asdict(bound) for bound in bounds],
+        "peers": theirs,
+    }
 
 
 def _bound(folder: Path, form: str, candidates: int) -> Bound:
@@ -175,18 +197,23 @@ def _folder(workdir: Path | None) -> Iterator[Path]:
 
 def _table(result: dict[str, Any], forms: tuple[str, ...], kinds: tuple[str, ...]) -> Table:
     table = Table("", title=f"{result['items']:,} items, {result['candidates']} candidates")
-    columns = [(form, kind) for form in dict.fromkeys(forms) for kind in dict.fromkeys(kinds)]
-    for form, kind in columns:
-        table.add_column(f"{form}, {kind}", justify="right")
+    columns: list[dict[str, Any]] = []
+    for form in dict.fromkeys(forms):
+        for kind in dict.fromkeys(kinds):
+            table.add_column(f"{form}, {kind}", justify="right")
+            columns.append(result[form][kind])
+        for engine, figures in result[form]["peers"].items():
+            table.add_column(f"{form}, peer {engine}", justify="right")
+            columns.append(figures)
 
     def row(name: str, *path: str, of: str = "{:.1f}") -> None:
-        cells = []
-        for form, kind in columns:
-            value: Any = result[form][kind]
-            for step in path:
-                value = value[step]
-            cells.append("" if value is None else of.format(value))
-        table.add_row(name, *cells)
+        values: list[Any] = columns
+        for step in path:
+            values = [value[step] for value in values]
+        shown = (value is not None and math.isfinite(value) for value in values)
+        table.add_row(
+            name, *(of.format(v) if show else "" for v, show in zip(values, shown, strict=True))
+        )
 
     row("saturation, req/s", "saturation_rps", of="{:.0f}")
     row("of the bound", "of_bound", of="{:.2f}")

@@ -14,12 +14,12 @@ import numpy as np
 
 from benchmarks.serving.rankers import flops, load_weights
 from benchmarks.serving.world import Probes, retrieval_version
-from retrieval_svc.index import load_index
-from retrieval_svc.rows import Allowed, rows_of
+from retrieval_svc.index import Index, load_index
+from retrieval_svc.rows import Allowed, Keys, rows_of
 from retrieval_svc.slice_files import slice_folder
 from shortlist.artifacts import ArtifactStore
 
-__all__ = ["Bound", "bound_of", "search_cost", "sgemm_gflops"]
+__all__ = ["Bound", "bound_of", "open_index", "search_cost", "sgemm_gflops"]
 
 _PRODUCT = 1024  # rows and columns of the matrices that are multiplied
 _ROUNDS = 8
@@ -52,13 +52,18 @@ def sgemm_gflops() -> float:
     return 2 * _PRODUCT**3 / best / 1e9
 
 
-def search_cost(workdir: Path) -> tuple[float, float]:
-    """CPU milliseconds of a search of the whole catalogue in one index, and its recall."""
+def open_index(workdir: Path) -> tuple[Keys, Index]:
+    """The index of the whole catalogue, and the keys of its rows."""
     version = retrieval_version(1)
     folder = slice_folder(ArtifactStore(workdir / "artifacts").open("retrieval", version).path, 0)
     keys = np.load(folder / "keys.npy", allow_pickle=False)
     vectors = np.load(folder / "vectors.npy", allow_pickle=False)
-    index = load_index(folder / "two_tower" / "index", vectors)
+    return keys, load_index(folder / "two_tower" / "index", vectors)
+
+
+def search_cost(workdir: Path) -> tuple[float, float]:
+    """CPU milliseconds of a search of the whole catalogue in one index, and its recall."""
+    keys, index = open_index(workdir)
     probes = Probes.load(workdir / "probes.npz")
     found, seconds = [], []
     for vector, seen, exact in zip(probes.vectors, probes.seen, probes.exact, strict=True):

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.serving.load import LoadGenerator, Plan, Step
 from benchmarks.serving.recall import RecallProbe
 from benchmarks.serving.systems import Running
-from benchmarks.serving.wire import METHOD, Answer, page_requests, parse_answers
+from benchmarks.serving.wire import Answer, Api
 from shortlist.launch import child_environment, module_command
 
 __all__ = ["Effort", "measure"]
@@ -39,11 +39,11 @@ class Effort:
 
 
 async def measure(
-    system: Running, workdir: Path, users: Sequence[str], effort: Effort, tell: Tell
+    system: Running, api: Api, workdir: Path, effort: Effort, tell: Tell
 ) -> dict[str, Any]:
     """The figures of one system; a page that is not complete counts as an error."""
     async with load_generator() as generator:
-        meter = _Meter(system, generator, users)
+        meter = _Meter(system, generator, api)
         await meter.run(_FIRST_RPS, effort.warm_s)
         saturation, rising = await _saturate(meter, effort.rising_s, tell)
         result: dict[str, Any] = {"saturation_rps": saturation, "rising": rising}
@@ -69,10 +69,8 @@ async def load_generator() -> AsyncIterator[LoadGenerator]:
 class _Meter:
     """Puts load on a system and reads its processes' clocks before and after."""
 
-    def __init__(self, system: Running, generator: LoadGenerator, users: Sequence[str]) -> None:
-        self._system, self._generator = system, generator
-        self._plain = page_requests(users)
-        self._traced = page_requests(users, trace=True)
+    def __init__(self, system: Running, generator: LoadGenerator, api: Api) -> None:
+        self._system, self._generator, self._api = system, generator, api
 
     @property
     def system(self) -> Running:
@@ -82,15 +80,15 @@ class _Meter:
         step = await self._generator.run(
             Plan(
                 target=self._system.target,
-                method=METHOD,
-                requests=self._plain,
-                kept=self._traced,
+                method=self._api.method,
+                requests=self._api.plain,
+                kept=self._api.looked_at,
                 keep_every=_TRACED_EVERY,
                 rate=rate,
                 seconds=seconds,
             )
         )
-        return step, parse_answers(step.answers)
+        return step, self._api.parse_all(step.answers)
 
     def cpu_s(self) -> dict[str, float]:
         return {one.name: one.cpu_s for one in self._system.processes}
@@ -104,7 +102,7 @@ async def _saturate(
     rising = []
     while behind < 2:
         step, answers = await meter.run(rate, seconds)
-        complete = float(np.mean([_is_complete(one) for one in answers])) if answers else 0.0
+        complete = float(np.mean([one.complete for one in answers])) if answers else 0.0
         good = step.ok_rps * complete
         p99 = step.latency_ms["p99"]
         tell(f"{rate:.0f} req/s offered, {good:.0f} answered, p99 {p99:.0f} ms")
@@ -145,12 +143,8 @@ async def _steady(meter: _Meter, workdir: Path, rate: float, seconds: float) -> 
     }
 
 
-def _is_complete(answer: Answer) -> bool:
-    return answer.items == 20 and answer.covered == 1.0 and not answer.degraded
-
-
 def _stage_p99(answers: Sequence[Answer], stages: Sequence[str]) -> float:
-    times = [sum(one.stages_ms.get(stage, 0.0) for stage in stages) for one in answers]
+    times = [sum(one.stages_ms[stage] for stage in stages) for one in answers if one.stages_ms]
     return float(np.percentile(times, 99)) if times else float("nan")
 
 
@@ -163,6 +157,8 @@ def _medians(answers: Sequence[Answer]) -> dict[str, float]:
 
 def _loop_lag_s(system: Running) -> float:
     port = system.orchestrator.metrics_port
+    if port is None:
+        return float("nan")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     for family in text_string_to_metric_families(text):

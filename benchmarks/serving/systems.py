@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.serving.world import retrieval_version
-from orchestrator.supervisor import Child, ChildSpec, Supervisor, SupervisorOptions, Wave
+from orchestrator.supervisor import Child, ChildSpec, Role, Supervisor, SupervisorOptions, Wave
 from orchestrator.up import Plan, waves_of
 from shortlist.artifacts import ArtifactStore
 from shortlist.errors import ArtifactNotFound
 from shortlist.launch import module_command
 
-__all__ = ["KINDS", "Process", "Running", "running"]
+__all__ = ["KINDS", "PEERS", "Process", "Running", "running", "running_peers"]
 
 KINDS = ("embedded", "distributed")
+PEERS = ("savedmodel", "keras")
 _START_S = 300.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -59,8 +60,8 @@ class Running:
 
     @property
     def shards(self) -> tuple[str, ...]:
-        """Addresses of the retrieval processes; none where they are part of the orchestrator."""
-        return tuple(one.address for one in self.processes if one.name.startswith("retrieval"))
+        """Addresses of our retrieval processes; none where they are part of the orchestrator."""
+        return tuple(one.address for one in self.processes if one.name.startswith("retrieval-"))
 
 
 @contextlib.asynccontextmanager
@@ -89,6 +90,40 @@ async def running(
     )
     options = SupervisorOptions(start_timeout_s=_START_S)
     supervisor = Supervisor(workdir / "run", waves, options=options)
+    async with supervisor.running():
+        yield Running(
+            target=supervisor.children[-1].address,
+            processes=tuple(map(_process, supervisor.children)),
+        )
+
+
+@contextlib.asynccontextmanager
+async def running_peers(
+    workdir: Path, engine: str, form: str, *, rankers: int = 2
+) -> AsyncIterator[Running]:
+    """One process that searches, `rankers` that score, and one that asks them."""
+
+    def spec(name: str, role: Role, *options: str) -> ChildSpec:
+        command = module_command(
+            "benchmarks.serving.peers.servers",
+            role,
+            *("--workdir", str(workdir), "--form", form, "--engine", engine, *options),
+        )
+        return ChildSpec(name=name, role=role, command=tuple(command))
+
+    def tiers(_: Sequence[Child]) -> list[ChildSpec]:
+        scoring = [spec(f"peer-ranking-{at}", "ranking") for at in range(rankers)]
+        return [spec("peer-retrieval", "retrieval"), *scoring]
+
+    def orchestrators(serving: Sequence[Child]) -> list[ChildSpec]:
+        searching, *scoring = serving
+        options = ["--retrieval", searching.address]
+        for one in scoring:
+            options += ["--ranker", one.address]
+        return [spec("peer-orchestrator", "orchestrator", *options)]
+
+    options = SupervisorOptions(start_timeout_s=_START_S)
+    supervisor = Supervisor(workdir / "run", [tiers, orchestrators], options=options)
     async with supervisor.running():
         yield Running(
             target=supervisor.children[-1].address,

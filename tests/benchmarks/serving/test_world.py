@@ -20,17 +20,9 @@ from benchmarks.serving.world import Probes, WorldShape, prepare
 from shortlist.artifacts import ArtifactStore
 from shortlist.client import AsyncClient
 from shortlist.page import Page, PageRequest
+from tests.benchmarks.serving.conftest import SHAPE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-SHAPE = WorldShape(items=4000, users=150, candidates=200)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("serving")
-    prepare(folder, SHAPE, print)
-    return folder
 
 
 def test_an_equal_shape_is_not_made_again_and_another_one_is_refused(world: Path) -> None:
