@@ -60,12 +60,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     workdir, home = tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("home")
     with short_tmp() as tmp:
         _import_world(workdir)
-        runs = [_run(f"training.{tier}", workdir, tmp, home) for tier in ("retrieval", "ranking")]
+        retrieval = run_job("training.retrieval", workdir, tmp, home)
+        ranking = run_job("training.ranking", workdir, tmp, home)
         yield Trained(
             workdir=workdir,
-            retrieval=json.loads(runs[0].stdout),
-            ranking=json.loads(runs[1].stdout),
-            log=runs[0].stderr + runs[1].stderr,
+            retrieval=json.loads(retrieval.stdout),
+            ranking=json.loads(ranking.stdout),
+            log=retrieval.stderr + ranking.stderr,
             tmp=tmp,
             home=home,
         )
@@ -114,9 +115,12 @@ def _import_world(workdir: Path) -> None:
     import_into(workdir, Schema.load(written.schema), workdir / "files", Terminal(as_json=True))
 
 
-def _run(module: str, workdir: Path, tmp: Path, home: Path) -> subprocess.CompletedProcess[str]:
+def run_job(
+    module: str, workdir: Path, tmp: Path, home: Path, *options: str
+) -> subprocess.CompletedProcess[str]:
+    """One training job in a process of its own, to its end."""
     done = subprocess.run(
-        tethered(module_command(module, "--workdir", str(workdir))),
+        tethered(module_command(module, "--workdir", str(workdir), *options)),
         env=job_environment(tmp, home),
         cwd=os.fspath(workdir),
         capture_output=True,

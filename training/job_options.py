@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+from training.promotion import Ending
 
 __all__ = ["JOB_CONTEXT", "job_options"]
 
@@ -14,8 +17,8 @@ JOB_CONTEXT = {"auto_envvar_prefix": "SHORTLIST", "show_default": True}
 
 
 def job_options(workdir_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a job's command, which gets `workdir`, `address`, `seed` and
-    `log_sequence`."""
+    """Decorate a job's command, which gets `workdir`, `address`, `seed`, `log_sequence` and
+    `ending`."""
     options = (
         click.option(
             "--workdir",
@@ -32,11 +35,29 @@ def job_options(workdir_help: str) -> Callable[[Callable[..., Any]], Callable[..
             type=click.IntRange(min=0),
             help="Learn from what was logged up to this change; default: until now.",
         ),
+        click.option(
+            "--gate/--no-gate",
+            default=True,
+            help="Refuse a version that is worse than the one that serves.",
+        ),
+        click.option(
+            "--redeploy",
+            is_flag=True,
+            help="Put the version into service on the processes that run, see docs/redeploy.md.",
+        ),
+        click.option(
+            "--pair-follows",
+            is_flag=True,
+            help="The other tier is trained next: this version need not fit the one of now.",
+        ),
     )
 
     def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            body = option(body)
-        return body
+        @functools.wraps(body)
+        def command(gate: bool, redeploy: bool, pair_follows: bool, **others: Any) -> None:
+            ending = Ending(gate=gate, redeploy=redeploy, pair_follows=pair_follows)
+            body(ending=ending, **others)
+
+        return functools.reduce(lambda made, option: option(made), reversed(options), command)
 
     return decorate

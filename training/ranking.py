@@ -47,8 +47,9 @@ from training.item_statistics import HalfLives, count_items, located_features
 from training.job_log import tell_done, tell_metrics, tell_snapshot
 from training.job_options import JOB_CONTEXT, job_options
 from training.judging import judge
+from training.promotion import DEFAULT_ENDING, Ending, put_forward
 from training.ray_session import new_board, ray_session, wait_for
-from training.retrieval import promote, run_job
+from training.retrieval import run_job
 from training.rewards import Rewards
 from training.snapshot import take_snapshot
 from training.teaching import Lesson, build_table, gather_lessons, shared_sources
@@ -66,8 +67,9 @@ def train(
     address: str | None = None,
     seed: int = 0,
     log_sequence: int | None = None,
+    ending: Ending = DEFAULT_ENDING,
 ) -> dict[str, str]:
-    """Train, publish and promote a ranking version.
+    """Train and publish a ranking version, and let `ending` decide about it.
 
     Learns from the import and from what was logged up to `log_sequence`, or until now. Raises
     `ArtifactNotFound` before retrieval was trained, `InvalidField` for a configuration that names
@@ -136,7 +138,7 @@ def train(
                 parents={"retrieval": retrieval.version, "backtest": backtest.version},
             )
     tell_metrics(artifact)
-    promote(store, artifact)
+    put_forward(workdir, config, artifact, ending, seed=seed)
     return {"ranking": artifact.version}
 
 
@@ -263,9 +265,13 @@ def _fit_ensemble(
 
 @click.command(context_settings=JOB_CONTEXT)
 @job_options("A workdir in which retrieval was trained.")
-def main(workdir: Path, address: str | None, seed: int, log_sequence: int | None) -> None:
-    """Train the ranking tier and promote the new version."""
-    run_job(lambda: train(workdir, address=address, seed=seed, log_sequence=log_sequence))
+def main(
+    workdir: Path, address: str | None, seed: int, log_sequence: int | None, ending: Ending
+) -> None:
+    """Train the ranking tier; a version that passes the gate becomes current, or serves."""
+    run_job(
+        lambda: train(workdir, address=address, seed=seed, log_sequence=log_sequence, ending=ending)
+    )
 
 
 if __name__ == "__main__":

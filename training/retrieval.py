@@ -34,7 +34,7 @@ from retrieval_svc.source_data import SharedData, SourceData
 from shortlist.artifacts import Artifact, ArtifactStore, StagedArtifact
 from shortlist.compatibility import pair_entries
 from shortlist.config import Config, RetrievalConfig
-from shortlist.errors import ArtifactNotFound, ArtifactRefused, ShortlistError
+from shortlist.errors import ArtifactRefused, ShortlistError
 from shortlist.tiers import UserContext
 from training.checkpoints import (
     Steps,
@@ -52,6 +52,7 @@ from training.job_log import tell_done, tell_metrics, tell_snapshot
 from training.job_options import JOB_CONTEXT, job_options
 from training.lessons import Moment, Proposer, moments, relevant_rows, users_at
 from training.metrics import ndcg
+from training.promotion import DEFAULT_ENDING, Ending, promote, put_forward
 from training.ray_session import (
     cores_of_a_node,
     cores_of_the_cluster,
@@ -87,11 +88,13 @@ def train(
     address: str | None = None,
     seed: int = 0,
     log_sequence: int | None = None,
+    ending: Ending = DEFAULT_ENDING,
 ) -> dict[str, str]:
-    """Train, publish and promote both artifacts; versions by tier.
+    """Train and publish both artifacts, and let `ending` decide about them; versions by tier.
 
     Learns from the import and from what was logged up to `log_sequence`, or until now. Raises
-    `ArtifactRefused` when the data cannot be learned from; nothing is promoted then.
+    `ArtifactRefused` when the data cannot be learned from, and what `put_forward` raises; nothing
+    is promoted then.
     """
     config = Config.load(workdir / "shortlist.yaml")
     snapshot = take_snapshot(workdir, config, upto=log_sequence)
@@ -127,9 +130,7 @@ def train(
         artifacts = [made, serving.publish(fusion, {made.tier: made.version})]
     for artifact in artifacts:
         tell_metrics(artifact)
-    # The ranker needs the two of one run, so neither serves before both are there.
-    for artifact in artifacts:
-        promote(store, artifact)
+    put_forward(workdir, config, artifacts[-1], ending, seed=seed)
     return {artifact.tier: artifact.version for artifact in artifacts}
 
 
@@ -562,23 +563,15 @@ def _fit_fusion(
     )
 
 
-def promote(store: ArtifactStore, artifact: Artifact) -> None:
-    store.promote(artifact.tier, artifact.version, expected=current_or_none(store, artifact.tier))
-
-
-def current_or_none(store: ArtifactStore, tier: str) -> str | None:
-    """The version that serves, or None before the first."""
-    try:
-        return store.current(tier)
-    except ArtifactNotFound:
-        return None
-
-
 @click.command(context_settings=JOB_CONTEXT)
 @job_options("Where `shortlist import` put the data set; artifacts are published below it.")
-def main(workdir: Path, address: str | None, seed: int, log_sequence: int | None) -> None:
-    """Train the retrieval tier and promote the new version."""
-    run_job(lambda: train(workdir, address=address, seed=seed, log_sequence=log_sequence))
+def main(
+    workdir: Path, address: str | None, seed: int, log_sequence: int | None, ending: Ending
+) -> None:
+    """Train the retrieval tier; a version that passes the gate becomes current, or serves."""
+    run_job(
+        lambda: train(workdir, address=address, seed=seed, log_sequence=log_sequence, ending=ending)
+    )
 
 
 def run_job(job: Callable[[], dict[str, str]]) -> None:

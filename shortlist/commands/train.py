@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 TIERS = ("retrieval", "ranking")
+PAIR = ("all", "retrieval")  # then ranking is trained next
 _LONGEST_TMP = 16
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STOP_GRACE_S = 30.0
@@ -59,12 +60,29 @@ class JobFailed(ShortlistError):
     help="Submit to this Ray cluster, for instance http://ray-head:8265, instead of running here. "
     "The cluster must see the workdir under the same path and have Shortlist installed.",
 )
-def train(tier: str, workdir: Path, address: str | None) -> None:
-    """Train a tier as a Ray job and publish its artifact.
+@click.option(
+    "--gate/--no-gate",
+    default=True,
+    show_default=True,
+    show_envvar=True,
+    help="Refuse a version that is worse than the one that serves.",
+)
+@click.option(
+    "--redeploy",
+    is_flag=True,
+    show_envvar=True,
+    help="Put the version into service on the processes that run, as `shortlist redeploy` does.",
+)
+def train(tier: str, workdir: Path, address: str | None, gate: bool, redeploy: bool) -> None:
+    """Train a tier as a Ray job, judge its version, and publish it.
 
     TIER is retrieval (every source, and the blend), ranking (every ranker, on retrieval's
     candidates), or all, the default: one after the other. W/shortlist.yaml says what is on.
     Without --address the job brings its own Ray up on this machine and takes it down again.
+
+    A version that is worse than the one that serves, on what neither has learned from, is refused:
+    the exit code is not 0, and W/gate/TIER/VERSION.json says why. Another one is what serves from
+    the next start on. While a system runs, it keeps its version until a redeploy.
 
     \b
     Train both tiers on this machine:
@@ -79,17 +97,24 @@ def train(tier: str, workdir: Path, address: str | None) -> None:
     for name in TIERS if tier == "all" else (tier,):
         started = time.monotonic()
         terminal.err.rule(f"training {name}")
+        options = _ending(gate=gate, redeploy=redeploy, pair_follows=(tier, name) == PAIR)
         if address is None:
-            run_job_here(name, workdir)
+            run_job_here(name, workdir, options)
         else:
-            _run_job_on(address, name, workdir)
+            _run_job_on(address, name, workdir, options)
         terminal.err.print(f"[green]✓[/] {name} [dim]{time.monotonic() - started:.1f} s[/]")
     show_versions(workdir, terminal)
 
 
-def run_job_here(tier: str, workdir: Path) -> None:
+def _ending(*, gate: bool, redeploy: bool, pair_follows: bool) -> list[str]:
+    """The options of a job that say what becomes of its version."""
+    options = {"--no-gate": not gate, "--redeploy": redeploy, "--pair-follows": pair_follows}
+    return [name for name, wanted in options.items() if wanted]
+
+
+def run_job_here(tier: str, workdir: Path, options: Sequence[str] = ()) -> None:
     """Run `python -m training.<tier>` and its Ray on this machine. Raises `JobFailed`."""
-    command = module_command(f"training.{tier}", "--workdir", str(workdir.resolve()))
+    command = module_command(f"training.{tier}", "--workdir", str(workdir.resolve()), *options)
     run_to_end(command, f"training {tier}")
 
 
@@ -146,14 +171,14 @@ def _stopping(job: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run_job_on(address: str, tier: str, workdir: Path) -> None:
+def _run_job_on(address: str, tier: str, workdir: Path, options: Sequence[str]) -> None:
     from shortlist.config import Config
     from training.snapshot import log_head
 
     folder = workdir.resolve()
     # The job learns from what was logged until now, however long it waits for its turn.
     sequence = log_head(folder, Config.load(folder / "shortlist.yaml"))
-    entrypoint = ("python", "-m", f"training.{tier}", "--workdir", str(folder))
+    entrypoint = ("python", "-m", f"training.{tier}", "--workdir", str(folder), *options)
     with asking_cluster(address):
         follow_job(
             job_client(address),

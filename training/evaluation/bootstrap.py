@@ -36,11 +36,15 @@ class Resamples:
         known = np.isfinite(values)
         if not known.any():
             return [math.nan, math.nan]
-        columns = np.stack([np.where(known, values, 0.0), known], axis=1).astype(np.float32)
-        sums, counts = (self._times @ columns).astype(np.float64).T
+        columns = np.stack([np.where(known, values, 0.0), known], axis=1)
+        sums, counts = self.sums(columns).T
         means = sums[counts > 0] / counts[counts > 0]
         low, high = np.percentile(means, _LEVELS)
         return [float(low), float(high)]
+
+    def sums(self, columns: Doubles) -> Doubles:
+        """What each column [users, c] adds up to in every draw, [resamples, c]."""
+        return (self._times @ columns.astype(np.float32)).astype(np.float64)
 
 
 def mean_of(values: Doubles) -> float:
