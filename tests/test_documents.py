@@ -44,6 +44,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/configuration.md",
+    "docs/deploy.md",
     "docs/evaluation.md",
     "docs/experiments.md",
     "docs/filters.md",
@@ -52,6 +53,7 @@ DOCUMENTS = (
     "docs/published.md",
     "docs/redeploy.md",
     "docs/schema.md",
+    "docs/sizing.md",
     "docs/training.md",
     "docs/tuning.md",
 )
