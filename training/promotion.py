@@ -39,7 +39,7 @@ def put_forward(
     """Judge a published version, and make it current or put it into service.
 
     A system that runs keeps its version until a redeploy, so then the version is published only: a
-    process that starts again must find what its siblings serve. Raises `GateRefused`,
+    process that starts again must find what its siblings serve. The first one serves nobody yet. Raises `GateRefused`,
     `IncompatibleVersions`, `RolloutStopped`; the version is kept, and what serves goes on.
     """
     store = ArtifactStore(workdir / "artifacts")
@@ -49,7 +49,7 @@ def put_forward(
         pass_gate(workdir, config, artifact, seed=seed, tell=_tell)
     if ending.redeploy:
         _redeploy(workdir, artifact)
-    elif config.deployment.processes or is_up(workdir):
+    elif _current(store, artifact.tier) and (config.deployment.processes or is_up(workdir)):
         _tell(
             f"{artifact.tier} {artifact.version} is published; `shortlist redeploy "
             f"{artifact.tier}` puts it into service"

@@ -77,6 +77,13 @@ def test_a_system_that_runs_keeps_its_version(
     assert "`shortlist redeploy retrieval` puts it into service" in capsys.readouterr().err
 
 
+def test_the_first_version_becomes_current_where_a_system_waits_for_it(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    config = Config(deployment=DeploymentConfig(processes=("127.0.0.1:1",)))
+    put_forward(tmp_path, config, publish_retrieval(store, "v1"), UNJUDGED)
+    assert store.current("retrieval") == "v1"
+
+
 def test_what_a_killed_system_left_behind_is_no_system(workdir: Path) -> None:
     assert not is_up(workdir)
     (workdir / "run").mkdir()
