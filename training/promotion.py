@@ -39,8 +39,9 @@ def put_forward(
     """Judge a published version, and make it current or put it into service.
 
     A system that runs keeps its version until a redeploy, so then the version is published only: a
-    process that starts again must find what its siblings serve. The first one serves nobody yet. Raises `GateRefused`,
-    `IncompatibleVersions`, `RolloutStopped`; the version is kept, and what serves goes on.
+    process that starts again must find what its siblings serve. The first version of a tier becomes
+    current all the same. Raises `GateRefused`, `IncompatibleVersions`, `RolloutStopped`; the
+    version is kept, and what serves goes on.
     """
     store = ArtifactStore(workdir / "artifacts")
     if not ending.pair_follows:
