@@ -33,6 +33,7 @@ from shortlist.config import (
     ServingConfig,
     ShadowConfig,
     SlateConfig,
+    StoreConfig,
     TrainingConfig,
     TwoTowerConfig,
 )
@@ -70,6 +71,7 @@ SECTIONS: dict[str, type[BaseModel]] = {  # of docs/configuration.md
     "training": TrainingConfig,
     "slate": SlateConfig,
     "serving": ServingConfig,
+    "store": StoreConfig,
     "gate": GateConfig,
     "deployment": DeploymentConfig,
     "canary": CanaryConfig,
