@@ -87,11 +87,25 @@ class LogTailer:
                 _log.exception("a change could not be applied; it will be tried again")
                 await asyncio.sleep(_AFTER_ERROR_S)
 
+    def _begin_again(self, head: int) -> None:
+        """The log is not the one that was read: it was lost, or an older copy was put in its place.
+        What comes next is new, whatever its number; waiting for the old number would skip it."""
+        _log.warning(
+            "the change log ends at %d, before %d, which was known already: it is another one, "
+            "and is followed from its end",
+            head,
+            self._sequence,
+        )
+        self._sequence = head
+
     async def _step(self) -> float:
         """Apply the next stretch; returns for how long to rest, 0 = something is missing yet."""
         asked_at = self._clock()
         rest_s = _POLL_S
-        if await self._store.head() > self._sequence:
+        head = await self._store.head()
+        if head < self._sequence:
+            self._begin_again(head)
+        if head > self._sequence:
             changes = await self._store.changes(self._sequence)
             await asyncio.to_thread(self._apply, changes)
             self._sequence = changes.sequence

@@ -55,3 +55,20 @@ async def test_a_stretch_that_could_not_be_applied_is_applied_later(error: Excep
     await until(lambda: tailer.position.sequence == 2)
     await tailer.close()
     assert [one.events.sequences.tolist() for one in applied] == [[1, 2]]
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+async def test_a_log_that_was_lost_or_put_back_is_followed_from_its_end(kept: int) -> None:
+    """A version that knows 500 changes meets a log of fewer: what comes next is new to it."""
+    store = MemoryStore()
+    if kept:
+        await store.append([an_event(number) for number in range(kept)])
+    applied: list[Changes] = []
+    tailer = LogTailer(store, applied.append, after=500)
+    await tailer.catch_up()
+    tailer.start()
+    await store.append([an_event(100)])
+    await until(lambda: bool(applied))
+    await tailer.close()
+    assert [one.events.sequences.tolist() for one in applied] == [[kept + 1]]
+    assert tailer.position.sequence == kept + 1
