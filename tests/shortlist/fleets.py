@@ -6,8 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from orchestrator.assemble import assemble
 from orchestrator.servicer import add_services as add_orchestrator
@@ -31,6 +35,8 @@ from tests.retrieval_svc.factory import Catalogue, meta_of, write_files
 
 SHARDS, REPLICAS = 2, 2
 QUICK = DeploymentConfig(drain_s=0.0)
+# Generous, so that a busy machine degrades no page.
+PATIENCE = {f"{what}_budget_ms": 20_000 for what in ("retrieval", "ranking", "describe", "request")}
 
 
 def publish_retrieval(
@@ -43,10 +49,15 @@ def publish_retrieval(
     parents: dict[str, str] | None = None,
     **meta: Any,
 ) -> Artifact:
-    """A version that is not promoted."""
+    """A version that is not promoted. Titles of its items begin with its name."""
     catalogue = Catalogue.random(60, seed=seed)
     with store.stage("retrieval") as staged:
         write_files(staged.path, catalogue, shards=shards, exact_below=20_000, k=100)
+        for path in staged.path.glob("shard-*/items.parquet"):
+            table = pq.read_table(path)
+            titles = pa.array([f"{version}: {id}" for id in table["id"].to_pylist()])
+            at = table.schema.get_field_index("title")
+            pq.write_table(table.set_column(at, "title", titles), path)
         damage(staged.path)
         return staged.publish(
             version=version, meta=meta_of(catalogue, shards) | meta, parents=parents
@@ -101,6 +112,43 @@ class System:
         """The process at `targets[at]` goes away."""
         await self.servers[at].stop()
 
+    async def restart(self, at: int) -> None:
+        """The replica at `targets[at]` goes away and starts again, as a new process would."""
+        await self.stop(at)
+        if at < len(self.shards):
+            await self.shards[at].close()
+            shard = await asyncio.to_thread(LocalRetriever.open, self.store, at // REPLICAS)
+            await shard.start()
+            self.shards[at] = shard
+            add: Callable[[Server], None] = partial(
+                add_shard, retriever=shard, versions=shard.versions
+            )
+        else:
+            await self.ranker.close()
+            self.ranker = await asyncio.to_thread(LocalRanker.open, self.store)
+            await self.ranker.start()
+            add = partial(add_ranker, ranker=self.ranker, versions=self.ranker.versions)
+        port = int(self.targets[at].rpartition(":")[2])
+        self.servers[at] = Server(ServerOptions(drain_s=0, port=port))
+        add(self.servers[at])
+        await self.servers[at].start()
+
+
+def titled(page: Page) -> set[str]:
+    """The versions that the items' titles are of."""
+    return {item.title.partition(":")[0] for item in page.items}
+
+
+def whole(page: Page) -> bool:
+    """Every shard answered, the ranker ranked, and nothing on the page is of another version."""
+    coverage = page.coverage
+    return (
+        titled(page) == {page.versions.retrieval}
+        and bool(page.versions.ranking)
+        and coverage.shards_answered == coverage.shards_total == SHARDS
+        and not page.degradations
+    )
+
 
 def publish_all(root: Path) -> None:
     """`v1` and `r1`, which serve, and `v2` and `r2`."""
@@ -128,7 +176,6 @@ async def running(root: Path) -> AsyncIterator[System]:
             server = Server(ServerOptions(drain_s=0))
             add(server, *parts)
             target = f"127.0.0.1:{await server.start()}"
-            stack.push_async_callback(server.stop)
             targets.append(target)
             servers.append(server)
             return target
@@ -138,7 +185,7 @@ async def running(root: Path) -> AsyncIterator[System]:
         ]
         scorer = await serve(add_ranker, ranker, ranker.versions)
         recommender = assemble(
-            Config.model_validate({"serving": {"request_budget_ms": 20_000}}),
+            Config.model_validate({"serving": PATIENCE}),
             [[RemoteRetriever(one) for one in group] for group in groups],
             [RemoteRanker(scorer)],
             MemoryProfileStore([]),
@@ -146,7 +193,7 @@ async def running(root: Path) -> AsyncIterator[System]:
         await stack.enter_async_context(recommender)
         client = AsyncClient(await serve(add_orchestrator, recommender))
         stack.push_async_callback(client.close)
-        yield System(
+        system = System(
             store=store,
             shards=[one for replicas in shards for one in replicas],
             ranker=ranker,
@@ -154,5 +201,6 @@ async def running(root: Path) -> AsyncIterator[System]:
             servers=servers,
             client=client,
         )
-        await asyncio.gather(*(one.close() for replicas in shards for one in replicas))
-        await ranker.close()
+        yield system
+        await asyncio.gather(*(server.stop() for server in system.servers))
+        await asyncio.gather(system.ranker.close(), *(one.close() for one in system.shards))
