@@ -43,14 +43,14 @@ class PlaceFinder:
     async def added(self, events: list[LiveEvent]) -> list[LiveEvent]:
         """The events with their places. Raises `ProfilesUnavailable`."""
         homes = await self._homes_of(events)
-        found = [self._here(event) + homes.get(event.user_id, ()) for event in events]
+        found = [_both(self._here(event), homes.get(event.user_id, ())) for event in events]
         return [
-            replace(event, places=tuple(dict.fromkeys(places))) if places else event
+            replace(event, places=places) if places else event
             for event, places in zip(events, found, strict=True)
         ]
 
     def _here(self, event: LiveEvent) -> tuple[int, ...]:
-        return _keys(_values(event.context, self._of_events))
+        return _keys(_values(event.context, self._of_events)) if event.context else ()
 
     async def _homes_of(self, events: Sequence[LiveEvent]) -> dict[str, tuple[int, ...]]:
         """By user; read only where users have places at all, and of each user now and then."""
@@ -67,13 +67,15 @@ class PlaceFinder:
         return homes
 
 
+def _both(here: tuple[int, ...], home: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(here + home)) if here and home else here or home
+
+
 def _geo(features: Mapping[str, Feature]) -> tuple[str, ...]:
     return tuple(name for name, feature in features.items() if feature.role == "geo")
 
 
 def _values(attributes: Mapping[str, AttributeValue], features: Sequence[str]) -> _Values:
-    if not attributes:
-        return ()
     return tuple((name, attributes[name]) for name in features if name in attributes)
 
 

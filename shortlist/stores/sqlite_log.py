@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -78,9 +79,15 @@ def event_row(event: LiveEvent) -> tuple[Any, ...]:
         event.time_ms,
         event.weight,
         event.value,
-        np.array(event.places, "<u8").tobytes() if event.places else None,
+        _packed(event.places) if event.places else None,
         event_details(event),
     )
+
+
+@lru_cache(maxsize=10_000)
+def _packed(places: tuple[int, ...]) -> bytes:
+    """Of many events the places are the same few."""
+    return np.array(places, "<u8").tobytes()
 
 
 def event_of_row(row: Sequence[Any]) -> LiveEvent:
