@@ -28,6 +28,7 @@ __all__ = [
 # Legacy Keras is what TF-Recommenders is written against; one thread a worker, one worker a core.
 WORKER_ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
+_STARTS = 3  # of a private cluster, at most
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def _private_cluster() -> Iterator[None]:
     # Without a token in the environment Ray would write one to the home directory.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
-        ray.init(
+        _start(
             address="local",
             num_cpus=os.cpu_count(),
             include_dashboard=False,
@@ -90,6 +91,18 @@ def _private_cluster() -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _start(**settings: Any) -> None:
+    """Start a cluster. Ray gives it half a minute, which may be too short on a busy machine."""
+    for attempt in range(_STARTS):
+        try:
+            ray.init(**settings)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or attempt == _STARTS - 1:
+                raise
 
 
 class _Board:
