@@ -9,7 +9,8 @@ RecSys 2019; Yang et al., WWW 2020).
 
 With times an interaction is predicted from what its user did before. Without them a random half of
 a user's items is predicted from the other, all targets of a user in one softmax, as autoencoders do
-(Liang et al., WWW 2018): the same users take a fifth of the time, and the result is better.
+(Liang et al., WWW 2018): the same users take a fifth of the time, and the result is better. That
+training starts from the spectrum of who liked what (`training.spectrum`), not from chance.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from shortlist.features import Encoded
 from training.dataset import Dataset
 from training.encoding import Encoders, context_columns, entity_columns, fit_encoders
 from training.sequences import UserSequences
+from training.spectrum import spectral_vectors
 from training.user_sets import UserSets
 
 __all__ = ["TwoTower", "train_two_tower"]
@@ -50,6 +52,7 @@ _USERS_A_STEP = 256  # of sets
 _TIMES_AROUND = 5  # how often an epoch of sets divides each user's items anew
 _LAST_RATE = 0.1  # share of the learning rate of sets that is left in the end
 _HIDDEN = 128
+_LIKE_EVERYBODY = 0.05  # what a user is given of everybody's taste at first
 # Adagrad's start. The loss is a mean, so gradients are small: with Keras's 0.1 rare items hardly
 # move (book-crossing: Recall@1000 .318 after 6 epochs, against .398 after 3 with this).
 _FIRST_SQUARE = 1e-5
@@ -81,7 +84,8 @@ def train_two_tower(
 
     `recency_half_life_ms` halves an example's weight for each such span of age; None = all alike.
     `judge` is asked after each epoch how good the model is, and training ends with the last epoch
-    that made it better; without one all epochs are run.
+    that made it better; without one all epochs are run. Where the spectrum is a whole model, items
+    without content and users without times, there may be no such epoch: `losses` then is empty.
     `begin_with` are the parameters of a model of the same items, users and configuration; those of
     another shape are begun anew.
     Raises `ArtifactRefused` when there is nothing to learn from, when a weight or value is not
@@ -94,11 +98,16 @@ def train_two_tower(
     tf.keras.utils.set_random_seed(seed)
     examples = _Examples(dataset, rows, config, recency_half_life_ms, seed)
     model = _TwoTowerModel(examples, config, seed)
+    if not dataset.has_time:
+        model.begin_with_spectrum(examples.spectrum(config.dim - 1))
     model.begin_with(begin_with or {})
     steps = config.epochs * examples.steps
     model.compile(optimizer=_optimizer(config, steps, ordered=dataset.has_time))
     losses: list[float] = []
     best: tuple[float, TwoTower] | None = None
+    if judge is not None and begin_with is None and examples.begins_good:
+        start = model.export(losses)
+        best = (judge(start), start)
     for epoch in range(config.epochs):
         losses.append(_run_epoch(model, examples, epoch, config.epochs, progress))
         if judge is not None:
@@ -190,6 +199,24 @@ class _Examples:
                 negatives=_UNIFORM_NEGATIVES,
             )
             self.steps = self._sets.steps * _TIMES_AROUND
+
+    @property
+    def begins_good(self) -> bool:
+        """Whether the spectrum tells all there is of items: none has content to be learned."""
+        described = bool(self.items.weights.any() or self.items.numeric.any())
+        return not self.dataset.has_time and not described
+
+    def spectrum(self, dim: int) -> Floats:
+        """What `training.spectrum` makes of the interactions, float32 [items, dim]."""
+        return spectral_vectors(
+            self._user,
+            self._item,
+            self._event_weight,
+            users=self.dataset.n_users,
+            items=self.dataset.n_items,
+            dim=dim,
+            seed=self._seed,
+        )
 
     def batches(self, epoch: int) -> Iterator[dict[str, tf.Tensor]]:
         """One epoch in random order; a last batch that is not full is left out."""
@@ -466,6 +493,27 @@ class _TwoTowerModel(tfrs.Model):
             losses=tuple(losses),
             parameters={name: variable.numpy() for name, variable in self._parameters().items()},
         )
+
+    def begin_with_spectrum(self, spectrum: Floats) -> None:
+        """Begin where a user's vector is the sum of the items' `spectrum`, and all else is still.
+
+        `spectrum` is float32 [items, dim - 1], rows at most 1 long. What a row lacks of length 1
+        is its last number, which all items share and no user has: so unit vectors score as the
+        shorter ones would (Bachrach et al., RecSys 2014).
+        """
+        shared = np.zeros((1, self._config.dim), np.float32)
+        shared[0, -1] = 1
+        lacking = np.sqrt(np.maximum(1 - np.square(spectrum).sum(axis=1, keepdims=True), 0))
+        self._ids.assign(np.hstack([spectrum, lacking]) - shared)
+        self._any_item.assign(shared)
+        w = self._user_weights
+        w["history_map"].assign(np.diag(1 - shared[0]))
+        # Of whom nothing is known is a little like everybody.
+        clicks = self._examples.clicks
+        everybody = clicks @ spectrum / max(clicks.sum(), 1)
+        w["bias"].assign(_LIKE_EVERYBODY * np.append(everybody, 0).astype(np.float32))
+        for still in (self._item_tokens, w["feature_map"], w["output_map"]):
+            still.assign(tf.zeros_like(still))
 
     def begin_with(self, parameters: Mapping[str, npt.NDArray[np.generic]]) -> None:
         for name, variable in self._parameters().items():

@@ -341,3 +341,59 @@ def test_parameters_of_another_shape_are_begun_anew(train: Callable[..., Any]) -
         train(dataset, begin_with={"ids": wide.parameters["ids"]}).item_vectors,
         train(dataset).item_vectors,
     )
+
+
+# --- beginning with the spectrum ---
+
+
+def spectral_start(dataset: Dataset) -> tuple[Any, np.ndarray]:
+    """A model before any training, and the spectrum that it begins with."""
+    from training import two_tower
+
+    rows = np.flatnonzero(dataset.events.weight > 0)
+    examples = two_tower._Examples(dataset, rows, SMALL, None, 0)
+    model = two_tower._TwoTowerModel(examples, SMALL, 0)
+    spectrum = examples.spectrum(SMALL.dim - 1)
+    model.begin_with_spectrum(spectrum)
+    return model.export([]), spectrum
+
+
+def test_the_beginning_scores_as_the_spectrum_does_with_unit_vectors() -> None:
+    dataset = random_dataset(timed=False, rows=400, users=30, items=40)
+    model, spectrum = spectral_start(dataset)
+    np.testing.assert_allclose(np.linalg.norm(model.item_vectors, axis=1), 1, atol=1e-5)
+    history = user_histories(dataset, np.flatnonzero(dataset.events.weight > 0), [3])[0]
+    vector = model.encoder.encode(UserContext(user_key=0, history=history, time_ms=0))
+    rows = np.searchsorted(dataset.item_keys, history.keys)
+    taste = history.weights @ spectrum[rows]
+    assert np.corrcoef(model.item_vectors @ vector, spectrum @ taste)[0, 1] > 0.99
+
+
+def test_an_item_that_nobody_liked_scores_nothing_at_the_beginning() -> None:
+    user, item = np.divmod(np.arange(40), 5)
+    dataset = tiny_dataset(user, item, items=8)
+    model, _ = spectral_start(dataset)
+    history = user_histories(dataset, np.arange(40), [0])[0]
+    scores = model.item_vectors @ model.encoder.encode(
+        UserContext(user_key=0, history=history, time_ms=0)
+    )
+    assert scores[:5].min() > 0.1
+    np.testing.assert_allclose(scores[5:], 0, atol=1e-5)
+
+
+def test_a_beginning_that_no_epoch_makes_better_is_the_model(train: Any) -> None:
+    dataset = random_dataset(timed=False)
+    every = np.arange(len(dataset.events))
+    scores = iter([2.0, 1.0])
+    model = train(dataset, rows=every, judge=lambda _: next(scores))
+    begun, _ = spectral_start(dataset)
+    untrained = train(dataset, replace_epochs(SMALL, 0), rows=every)
+    for one in (model, untrained):
+        assert one.losses == ()
+        np.testing.assert_allclose(one.item_vectors, begun.item_vectors, atol=1e-5)
+
+
+def test_where_items_have_content_it_is_always_learned(train: Any) -> None:
+    scores = iter([2.0, 1.0])
+    model = train(rich_dataset(timed=False), judge=lambda _: next(scores))
+    assert len(model.losses) == 1
