@@ -101,6 +101,8 @@ def _personal(page: Page) -> Iterator[str]:
         yield f"ranker {versions.ranker}"
     if versions.arm:
         yield f"arm {versions.arm}"
+    if versions.release:
+        yield versions.release
     if page.cold_start:
         yield "cold start: nothing is known of this user"
     if page.unknown_items:

@@ -81,7 +81,7 @@ __all__ = ["ask_for_page", "recommend"]
     default="",
     show_envvar=True,
     metavar="NAME",
-    help="Arm of an experiment, one of `ranking.arms` in shortlist.yaml: it decides the ranker.",
+    help="Arm of an experiment, one of `ranking.arms` in shortlist.yaml.",
 )
 @trace_option
 @json_option
