@@ -10,6 +10,9 @@ import grpc
 import pytest
 
 from orchestrator.pipeline import Recommender
+from orchestrator.releases import Release
+from shortlist.client import AsyncClient
+from shortlist.config import ArmConfig, Config, RankingConfig
 from shortlist.page import PageRequest
 from shortlist.v1 import rollout_pb2, rollout_pb2_grpc
 from tests.orchestrator.test_rollout import activate, prepare
@@ -111,3 +114,18 @@ async def test_a_shadow_reports_how_its_pages_differ() -> None:
         assert seen.p99_ratio > 0
         ended = (await stub.SetShadow(rollout_pb2.SetShadowRequest())).shadow
         assert (ended.share, ended.requests, ended.release) == (0.0, 1, V2)
+
+
+async def test_clients_see_arm_and_side_of_a_page() -> None:
+    config = Config(ranking=RankingConfig(arms={"wide": ArmConfig(share=1.0, diversity=0.4)}))
+    async with a_world(config=config) as world, served(world.recommender) as target:
+        prepare(world)
+        rollout = world.recommender.rollout
+        canary = await rollout.set_canary(
+            Release(retrieval="v2", ranking="r2"), 1.0, rollout.default_guards
+        )
+        assert canary is not None
+        async with AsyncClient(target) as client:
+            page = await client.recommend(PageRequest(user_id="ann"))
+    assert (page.versions.arm, page.versions.release) == ("wide", canary.label(canary=True))
+    assert (page.versions.retrieval, page.versions.ranking) == ("v2", "r2")
