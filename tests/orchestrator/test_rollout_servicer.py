@@ -12,13 +12,16 @@ import pytest
 from orchestrator.pipeline import Recommender
 from orchestrator.releases import Release
 from shortlist.client import AsyncClient
-from shortlist.config import ArmConfig, Config, RankingConfig
+from shortlist.config import ArmConfig, Config, RankingConfig, ServingConfig
 from shortlist.page import PageRequest
 from shortlist.v1 import rollout_pb2, rollout_pb2_grpc
 from tests.orchestrator.test_rollout import activate, prepare
 from tests.orchestrator.wire import distributed, served
 from tests.orchestrator.world import World, a_world
 
+PATIENT = ServingConfig(  # whatever else the machine does
+    retrieval_budget_ms=20_000, ranking_budget_ms=20_000, request_budget_ms=60_000
+)
 V2 = rollout_pb2.Release(retrieval_version="v2", ranking_version="r2")
 
 
@@ -26,7 +29,7 @@ V2 = rollout_pb2.Release(retrieval_version="v2", ranking_version="r2")
 async def a_rollout(world: World) -> AsyncIterator[tuple[Any, Recommender]]:
     """A stub of the service, and the orchestrator; its tiers are behind gRPC, too."""
     async with (
-        distributed(world) as recommender,
+        distributed(world, Config(serving=PATIENT)) as recommender,
         served(recommender) as target,
         grpc.aio.insecure_channel(target) as channel,
     ):
