@@ -63,7 +63,9 @@ SYSTEMS = {
 }
 
 
-def prepare(folder: Path, sizes: Sizes, terminal: Terminal) -> None:
+def prepare(
+    folder: Path, sizes: Sizes, terminal: Terminal, *, config: Config | None = None
+) -> None:
     """Make, import and train the world, unless the folder holds a trained one already."""
     if _is_trained(folder):
         return
@@ -71,7 +73,7 @@ def prepare(folder: Path, sizes: Sizes, terminal: Terminal) -> None:
 
     world = World(WorldConfig(items=sizes.items, users=sizes.users, events=sizes.events))
     folder.mkdir(parents=True, exist_ok=True)
-    _config().save(folder / "shortlist.yaml")
+    (config or _config()).save(folder / "shortlist.yaml")
     with terminal.progress() as progress:
         written = write_dataset(world, folder / "source", file_format="parquet", progress=progress)
     import_into(folder, Schema.load(written.schema), folder / "source", terminal)

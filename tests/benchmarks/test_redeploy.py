@@ -1,0 +1,34 @@
+"""One round of the benchmark in a tiny world: what it prints, and that nothing went wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from shortlist.launch import child_environment, module_command
+
+
+@pytest.mark.slow
+def test_one_round_under_load_fails_and_mixes_nothing(tmp_path: Path, checkout: Path) -> None:
+    sizes = ("--items", "400", "--users", "150", "--events", "3000", "--seconds", "2")
+    run = subprocess.run(
+        module_command(
+            "benchmarks.redeploy",
+            *("--json", "--rounds", "1", "--load", "0.2", "--workdir", str(tmp_path), *sizes),
+        ),
+        cwd=checkout,
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    figures = json.loads(run.stdout)
+    assert (figures["rounds"], figures["failed_requests"]) == (1, 0), figures["failures"]
+    assert figures["mixed_version_responses"] == 0
+    assert figures["pages"] > 0
+    assert figures["p99_ratio"] > 0
+    assert set(figures["job_to_serving_s"]) == {"retrieval", "ranking", "retrieval_and_ranking"}
