@@ -1,25 +1,29 @@
-"""How late the event loop is: what one callback that blocks it costs everybody else."""
+"""How long the event loop does not listen: what a callback that blocks it costs everybody else."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
+from selectors import BaseSelector
+from typing import Any
 
 __all__ = ["LoopLag"]
 
-SAMPLE_S = 0.005
 PEAK_S = 30.0
+SHORTEST_S = 0.001  # shorter turns are not told: a page is made of dozens of them
+
+_ASLEEP = float("inf")
 
 
 class LoopLag:
-    """Asks the loop every 5 ms to be woken, and looks how late it was.
+    """Times every turn of the loop, from when it has heard of something until it listens again.
 
-    A block is seen less at most one sample short: whoever blocks 50 ms makes a lag of 45 to 50 ms.
-    One wake-up costs some 15 us of CPU.
+    Whatever arrives meanwhile waits for so long at most. It costs less than a microsecond a turn,
+    and an idle loop is not woken.
 
-    A loop is late because it computes, or because its thread had no core or waited: for the disk,
-    for the interpreter's lock. `busy_peak_s` is what it computed itself in one such lag.
+    A turn is long because the loop computes, or because its thread had no core or waited: for the
+    disk, for the interpreter's lock. `busy_peak_s` is what it computed itself in one turn.
     """
 
     def __init__(
@@ -28,55 +32,75 @@ class LoopLag:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`observe` gets every sample, in seconds."""
+        """`observe` gets every turn of at least `SHORTEST_S`, in seconds."""
         self._observe = observe
         self._clock = clock
-        self._due = float("inf")
-        self._cpu_s = 0.0  # of the loop's thread, when it was last awake
+        self._awake_since = _ASLEEP
+        self._cpu_s = 0.0  # of the loop's thread, when it woke up
         # Of the window that ended last, and of the one that runs.
         self._peaks = [0.0, 0.0]
         self._busy_peaks = [0.0, 0.0]
         self._window_ends = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._selector: Any = None
 
     @property
     def peak_s(self) -> float:
-        """The longest lag of the last 30 s at least, 60 s at most; any thread may ask.
+        """The longest turn of the last 30 s at least, 60 s at most; any thread may ask.
 
-        Asking does not reset it, so two who ask see the same. A block that has not ended counts
+        Asking does not reset it, so two who ask see the same. A turn that has not ended counts
         with what it has lasted already.
         """
-        return max(*self._peaks, self._clock() - self._due)
+        return max(*self._peaks, self._clock() - self._awake_since)
 
     @property
     def busy_peak_s(self) -> float:
-        """The most CPU time of the loop's thread within one lag; of the same time as `peak_s`."""
+        """The most CPU time of the loop's thread within one turn; of the same time as `peak_s`."""
         return max(self._busy_peaks)
 
     def start(self) -> None:
-        """Begin to sample the running loop."""
+        """Begin to watch the running loop, which must be one of asyncio's own."""
+        self._selector = _selector_of(asyncio.get_running_loop())
         self._window_ends = self._clock() + PEAK_S
-        self._again(asyncio.get_running_loop())
+        self._wake_up()
+        listen = self._selector.select
+
+        def select(timeout: float | None = None) -> Any:
+            self._end_turn()
+            try:
+                return listen(timeout)
+            finally:
+                self._wake_up()
+
+        self._selector.select = select
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._due = float("inf")
+        if self._selector is not None:
+            del self._selector.select  # the class has its own
+            self._selector = None
+        self._awake_since = _ASLEEP
 
-    def _again(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _wake_up(self) -> None:
         self._cpu_s = time.thread_time()
-        self._due = self._clock() + SAMPLE_S
-        self._timer = loop.call_later(SAMPLE_S, self._sample, loop)
+        self._awake_since = self._clock()
 
-    def _sample(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _end_turn(self) -> None:
         now = self._clock()
-        lag_s = max(0.0, now - self._due)
+        turn_s = now - self._awake_since
+        self._awake_since = _ASLEEP
         if now >= self._window_ends:
             self._peaks = [self._peaks[1], 0.0]
             self._busy_peaks = [self._busy_peaks[1], 0.0]
             self._window_ends = now + PEAK_S
-        self._peaks[1] = max(self._peaks[1], lag_s)
-        busy_s = min(lag_s, time.thread_time() - self._cpu_s)
+        if turn_s < SHORTEST_S:
+            return
+        self._peaks[1] = max(self._peaks[1], turn_s)
+        busy_s = min(turn_s, time.thread_time() - self._cpu_s)
         self._busy_peaks[1] = max(self._busy_peaks[1], busy_s)
-        self._observe(lag_s)
-        self._again(loop)
+        self._observe(turn_s)
+
+
+def _selector_of(loop: asyncio.AbstractEventLoop) -> BaseSelector:
+    # A loop takes a selector when it is made, but does not tell it. Raises `AttributeError` for
+    # loops without one, which are none of asyncio's on the systems that we run on.
+    selector: BaseSelector = loop._selector  # type: ignore[attr-defined]
+    return selector

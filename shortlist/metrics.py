@@ -44,7 +44,7 @@ _CALL_S = (
     *(0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0, 5.0),
 )
 _STAGE_S = (0.0002, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.4, 1.0)
-_LAG_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_LAG_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0)
 
 C = TypeVar("C", Counter, Histogram)
@@ -69,19 +69,19 @@ class Metrics:
         self._lag = LoopLag(
             Histogram(
                 "shortlist_event_loop_lag_seconds",
-                "How late the event loop was, sampled every 5 ms.",
+                "Turns of the event loop of 1 ms or more: how long it did not listen.",
                 buckets=_LAG_S,
                 registry=self.registry,
             ).observe
         )
         Gauge(
             "shortlist_event_loop_lag_max_seconds",
-            "The longest lag of the event loop in the last 30 to 60 s.",
+            "The longest turn of the event loop in the last 30 to 60 s.",
             registry=self.registry,
         ).set_function(lambda: self._lag.peak_s)
         Gauge(
             "shortlist_event_loop_busy_max_seconds",
-            "The most CPU time that the event loop itself took in one lag, in the same time.",
+            "The most CPU time that the event loop itself took in one turn, in the same time.",
             registry=self.registry,
         ).set_function(lambda: self._lag.busy_peak_s)
 

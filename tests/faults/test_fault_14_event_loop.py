@@ -21,7 +21,6 @@ from tests.orchestrator.wire import served
 from tests.orchestrator.world import KeyRanker, a_world
 
 BLOCK_S = 0.05
-SAMPLE_S = 0.005
 PAGES, IN_FLIGHT = 400, 8
 
 
@@ -49,10 +48,9 @@ async def test_fault_14_a_block_of_fifty_milliseconds_shows_in_the_metric(
     ):
         with metrics.served("127.0.0.1", 0) as port:
             await client.recommend(PageRequest(user_id="ann"))
-            await asyncio.sleep(2 * SAMPLE_S)
             lag_s = (await _scraped(port))["shortlist_event_loop_lag_max_seconds"]
     assert ranker.blocked
-    assert lag_s >= BLOCK_S - SAMPLE_S
+    assert lag_s >= BLOCK_S
     record_fault(lag_of_a_50_ms_block_ms=round(1000 * lag_s, 1))
 
 
