@@ -166,13 +166,13 @@ class _People:
     async def asking(self) -> AsyncIterator[_Seen]:
         """Ask while the block runs, then wait for the last answers."""
         stopped = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            for person in range(_PEOPLE):
-                group.create_task(self._ask(np.random.default_rng(person), stopped))
-            try:
-                yield self.seen
-            finally:
-                stopped.set()
+        people = [self._ask(np.random.default_rng(one), stopped) for one in range(_PEOPLE)]
+        asking = asyncio.gather(*people)
+        try:
+            yield self.seen
+        finally:
+            stopped.set()
+            await asking
 
     async def _ask(self, rng: np.random.Generator, stopped: asyncio.Event) -> None:
         due = time.perf_counter() + rng.random() * self._every_s
@@ -325,8 +325,9 @@ class _Measuring:
 
 def _last_in_line() -> list[str]:
     """What serves goes first, on the processor and on the disk."""
-    ionice = ["ionice", "-c", "3"] if shutil.which("ionice") else []
-    return [*ionice, "nice", "-n", "19"]
+    wanted = (("ionice", "-c", "3"), ("nice", "-n", "19"))
+    found = [(shutil.which(name), options) for name, *options in wanted]
+    return [word for path, options in found if path for word in (path, *options)]
 
 
 def _short_tmp() -> str:

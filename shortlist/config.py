@@ -277,6 +277,7 @@ class DeploymentConfig(_Section):
     keep_previous: bool = True  # in memory, for `shortlist rollback`
     drain_s: Annotated[float, Field(ge=0)] = 2.0  # for pages begun before all had the new version
     # Times the size of its files that must be free before another version is loaded; 0 = no check.
+    # 60,000 items of 64 numbers took 2.1 times their files, 1.3 of it without a file behind it.
     memory_factor: Annotated[float, Field(ge=0)] = 2.0
     least_known_items: Annotated[float, Field(ge=0, le=1)] = 0.5  # of retrieval's, to the ranker
     canary: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the users who get it first

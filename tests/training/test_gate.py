@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -130,3 +131,6 @@ def shuffle_items(folder: Path) -> None:
     at = table.schema.get_field_index("item")
     column = pa.array(items, table.schema.field(at).type)
     pq.write_table(table.set_column(at, table.schema.field(at), column), path)
+    info = json.loads((folder / "dataset.json").read_text())
+    info["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "dataset.json").write_text(json.dumps(info))
