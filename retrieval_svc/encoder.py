@@ -4,7 +4,8 @@
 holds both within 1e-5.
 
     z_j   = vector of history item j,  w_j = event weight * exp(position_j)    (newest last)
-            without times: w_j = event weight, and zeros instead of the newest z
+            without times: w_j = event weight, and zeros instead of the newest z;
+            evened: w_j = event weight / length of z_j without its last number
     h     = sum_j w_j z_j / sum_j w_j,   x = features of user and context
     u     = normalise(h A + x B + b + relu([h, newest z, x] W1 + b1) W2 + b2)
 """
@@ -25,11 +26,12 @@ from shortlist.errors import ArtifactCorrupt, ArtifactRefused
 from shortlist.features import FeatureEncoder, moment_points
 from shortlist.tiers import History, UserContext
 
-__all__ = ["TowerWeights", "UserEncoder", "moment_features", "user_columns"]
+__all__ = ["LEAST_REACH", "TowerWeights", "UserEncoder", "moment_features", "user_columns"]
 
 Floats = npt.NDArray[np.float32]
 
 _MOMENT_WIDTH = 5
+LEAST_REACH = 0.05  # a shorter vector is no longer evened out
 _FLAT = ("keys", "position", "bias", "hidden_bias", "output_bias")  # arrays of one dimension
 
 
@@ -84,13 +86,18 @@ class UserEncoder:
         context: FeatureEncoder,
         weights: TowerWeights,
         has_time: bool,
+        evened: bool = False,
     ) -> None:
+        """`evened`, only without times: what the last numbers of unit vectors leave of their length
+        says how popular an item is, and in a history that does not count.
+        """
         # Every item that a history may hold; keys uint64 [items], ascending, float32 [items, d].
         self.items = ItemVectors(keys, vectors)
         self._user = user
         self._context = context
         self._weights = weights
         self._has_time = has_time
+        self._evened = evened
 
     @property
     def dim(self) -> int:
@@ -107,6 +114,7 @@ class UserEncoder:
             context=FeatureEncoder.load(folder / "context_features.json"),
             weights=TowerWeights.load(folder),
             has_time=bool(settings["has_time"]),
+            evened=bool(settings["evened"]),
         )
         encoder._check()
         return encoder
@@ -114,7 +122,8 @@ class UserEncoder:
     def save(self, folder: Path) -> None:
         """Write the tower into an existing empty folder."""
         self._check()
-        (folder / "tower.json").write_text(json.dumps({"has_time": self._has_time}), "utf-8")
+        settings = {"has_time": self._has_time, "evened": self._evened}
+        (folder / "tower.json").write_text(json.dumps(settings), "utf-8")
         np.save(folder / "keys.npy", self.items.keys)
         np.save(folder / "item_vectors.npy", self.items.vectors)
         self._user.save(folder / "user_features.json")
@@ -149,6 +158,8 @@ class UserEncoder:
         if self._has_time:
             vectors, strength = vectors[-length:], strength[-length:]
             strength *= np.exp(self._weights.position[length - len(strength) :])
+        elif self._evened:
+            strength /= np.maximum(np.linalg.norm(vectors[:, :-1], axis=1), LEAST_REACH)
         pooled = ((strength / strength.sum()) @ vectors).astype(np.float32)
         # Without times there is no newest item, and all of the history counts.
         return pooled, vectors[-1] if self._has_time else nothing, len(strength)
@@ -224,6 +235,7 @@ def _load(path: Path, *, mmap: bool = False) -> npt.NDArray[Any]:
 def _read_settings(path: Path) -> Mapping[str, Any]:
     try:
         settings = json.loads(path.read_text("utf-8"))
-        return {"has_time": settings["has_time"]}
+        # Versions from before histories could be evened do not say that theirs are not.
+        return {"has_time": settings["has_time"], "evened": settings.get("evened", False)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactCorrupt(f"{path} is unreadable: {error}") from error

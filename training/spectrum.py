@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 # A matrix entry is weight / (weight of the user ** _OF_USER * weight of the item ** _OF_ITEM).
 _OF_USER = 0.5
 _OF_ITEM = 0.4
-_LONGEST = 4.0  # times the root mean square of the lengths: longer ones are cut, and are 1 then
+_LONGEST = 6.0  # times the root mean square of the lengths: longer ones are cut, and are 1 then
 _OVERSAMPLED = 24  # columns beyond those wanted
 _ROUNDS = 3  # of multiplying with the matrix and its transpose
 

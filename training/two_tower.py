@@ -28,7 +28,13 @@ import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from retrieval_svc.encoder import TowerWeights, UserEncoder, moment_features, user_columns
+from retrieval_svc.encoder import (
+    LEAST_REACH,
+    TowerWeights,
+    UserEncoder,
+    moment_features,
+    user_columns,
+)
 from retrieval_svc.item_encoder import ItemEncoder
 from shortlist.config import TwoTowerConfig
 from shortlist.errors import ArtifactRefused
@@ -444,12 +450,14 @@ class _TwoTowerModel(tfrs.Model):
     def pool_sets(
         self, batch: dict[str, tf.Tensor], vectors: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mean of the histories' vectors, whose different ones are given, and no newest."""
-        known = batch["known"]
+        """Evened mean of the histories' vectors, whose different ones are given, and no newest."""
+        users, place = tf.unstack(batch["known"], axis=1)
+        count = tf.shape(batch["numeric"])[0]
+        reach = tf.maximum(tf.norm(vectors[:, :-1], axis=1), LEAST_REACH)
+        strength = batch["strength"] / tf.gather(reach, place)
+        total = tf.math.unsorted_segment_sum(strength, users, count)
         pooled = tf.math.unsorted_segment_sum(
-            tf.gather(vectors, known[:, 1]) * batch["strength"][:, None],
-            known[:, 0],
-            tf.shape(batch["numeric"])[0],
+            tf.gather(vectors, place) * (strength / tf.gather(total, users))[:, None], users, count
         )
         return pooled, tf.zeros_like(pooled)
 
@@ -477,6 +485,7 @@ class _TwoTowerModel(tfrs.Model):
                 **{name: value.numpy() for name, value in self._user_weights.items()}
             ),
             has_time=examples.dataset.has_time,
+            evened=not examples.dataset.has_time,
         )
         item_encoder = ItemEncoder(
             features=examples.encoders.item,
@@ -495,7 +504,7 @@ class _TwoTowerModel(tfrs.Model):
         )
 
     def begin_with_spectrum(self, spectrum: Floats) -> None:
-        """Begin where a user's vector is the sum of the items' `spectrum`, and all else is still.
+        """Begin where a user is the sum of the directions in `spectrum`, and all else is still.
 
         `spectrum` is float32 [items, dim - 1], rows at most 1 long. What a row lacks of length 1
         is its last number, which all items share and no user has: so unit vectors score as the

@@ -20,7 +20,7 @@ STRANGER = int(keys_of(["nobody"])[0])
 NOON_MS = 1_700_000_000_000
 
 
-def random_tower(*, has_time: bool = True, seed: int = 0) -> UserEncoder:
+def random_tower(*, has_time: bool = True, evened: bool = False, seed: int = 0) -> UserEncoder:
     """A tower with random weights, a user's city and age, and the device."""
     rng = np.random.default_rng(seed)
     user = FeatureEncoder.fit(
@@ -51,6 +51,7 @@ def random_tower(*, has_time: bool = True, seed: int = 0) -> UserEncoder:
             output_bias=array(DIM),
         ),
         has_time=has_time,
+        evened=evened,
     )
 
 
@@ -191,9 +192,32 @@ def test_moments_are_points_on_a_day_and_a_week() -> None:
 # --- files ---
 
 
-@pytest.mark.parametrize("has_time", [True, False])
-def test_an_opened_tower_encodes_as_the_saved_one(tmp_path: Path, has_time: bool) -> None:
-    tower = random_tower(has_time=has_time)
+def test_evened_histories_count_items_by_direction_whatever_is_left_to_the_last_number() -> None:
+    tower = random_tower(has_time=False, evened=True)
+    first, second = tower.items.vectors[[3, 7]]
+    long, short = (np.linalg.norm(vector[:-1]) for vector in (first, second))
+    pooled, newest, size = tower._pool(user_with((int(KEYS[3]), 1.0), (int(KEYS[7]), 2.0)).history)
+    strength = np.array([1 / long, 2 / short])
+    np.testing.assert_allclose(
+        pooled, (strength @ [first, second]) / strength.sum(), rtol=1e-5, atol=1e-7
+    )
+    assert size == 2
+    assert not newest.any()
+
+
+def test_a_version_from_before_histories_were_evened_has_them_as_they_were(tmp_path: Path) -> None:
+    tower = random_tower(has_time=False)
+    tower.save(tmp_path)
+    (tmp_path / "tower.json").write_text('{"has_time": false}', "utf-8")
+    opened = UserEncoder.open(tmp_path)
+    np.testing.assert_array_equal(opened.encode(somebody()), tower.encode(somebody()))
+
+
+@pytest.mark.parametrize(("has_time", "evened"), [(True, False), (False, False), (False, True)])
+def test_an_opened_tower_encodes_as_the_saved_one(
+    tmp_path: Path, has_time: bool, evened: bool
+) -> None:
+    tower = random_tower(has_time=has_time, evened=evened)
     tower.save(tmp_path)
     opened = UserEncoder.open(tmp_path)
     assert opened.dim == DIM

@@ -365,7 +365,8 @@ def test_the_beginning_scores_as_the_spectrum_does_with_unit_vectors() -> None:
     history = user_histories(dataset, np.flatnonzero(dataset.events.weight > 0), [3])[0]
     vector = model.encoder.encode(UserContext(user_key=0, history=history, time_ms=0))
     rows = np.searchsorted(dataset.item_keys, history.keys)
-    taste = history.weights @ spectrum[rows]
+    directions = spectrum[rows] / np.linalg.norm(spectrum[rows], axis=1, keepdims=True)
+    taste = history.weights @ directions
     assert np.corrcoef(model.item_vectors @ vector, spectrum @ taste)[0, 1] > 0.99
 
 
