@@ -66,7 +66,13 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    workdir: Path, kind: str, form: str, *, shards: int = 2, rankers: int = 2
+    workdir: Path,
+    kind: str,
+    form: str,
+    *,
+    shards: int = 2,
+    replicas: int = 1,
+    rankers: int = 2,
 ) -> AsyncIterator[Running]:
     """Start, and stop in the end. `embedded` serves the version of one shard."""
     store = ArtifactStore(workdir / "artifacts")
@@ -80,6 +86,7 @@ async def running(
             Plan(
                 workdir=workdir,
                 shards=shards,
+                replicas=replicas,
                 rankers=rankers,
                 port=0,
                 metrics_port=0,
