@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +47,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     # Warnings of Ray and of what it imports are not ours to act upon.
     warnings.filterwarnings("ignore", module="ray|opentelemetry|pkg_resources")
     with _connected(address) if address else _private_cluster():
+        _hear_sigterm_again()
         try:
             yield
         except ray.exceptions.RayTaskError as error:
@@ -91,6 +94,13 @@ def _private_cluster() -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _hear_sigterm_again() -> None:
+    """Ray puts a handler of its own in front of ours, which ends the process without a clean-up."""
+    ours = signal.getsignal(signal.SIGTERM)
+    if callable(ours) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ours)
 
 
 def _start(**settings: Any) -> None:
