@@ -51,6 +51,7 @@ DOCUMENTS = (
     "docs/filters.md",
     "docs/live.md",
     "docs/operations.md",
+    "docs/performance.md",
     "docs/published.md",
     "docs/redeploy.md",
     "docs/schema.md",
