@@ -41,10 +41,11 @@ class Process:
 
     @property
     def memory_mb(self) -> Mapping[str, float]:
-        """`rss`, and `pss`, in which a page that several processes have counts in parts."""
+        """`rss`; `pss`, in which a page that several processes have counts in parts; `anonymous`,
+        which is of no file and cannot be let go."""
         lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text("utf-8").splitlines()
         sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
-        return {name.lower(): int(sizes[name]) / 1024 for name in ("Rss", "Pss")}
+        return {name.lower(): int(sizes[name]) / 1024 for name in ("Rss", "Pss", "Anonymous")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
