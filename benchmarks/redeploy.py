@@ -12,6 +12,7 @@ import contextlib
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ _PEOPLE = 8  # who ask at the same time
 _AGAIN_EVERY = 10  # requests of a person, of which one asks for the next page, too
 _REPLAYED = 100  # next pages that are asked for once more when all is over
 _START_S = 300.0
+_PATIENCE_S = 30.0  # a page that takes longer has failed
 _TRAINING = {
     "retrieval": {
         "shards": _SHARDS,
@@ -138,7 +140,7 @@ class _Seen:
     failures: list[str] = field(default_factory=list)
     mixed: int = 0
     coverage: float = 1.0  # the least
-    degraded: int = 0
+    degradations: Counter[str] = field(default_factory=Counter)  # pages by reason
     listings: list[_Listing] = field(default_factory=list)
     first_seen: dict[str, float] = field(default_factory=dict)  # version -> monotonic seconds
 
@@ -148,7 +150,7 @@ class _Seen:
     def note(self, page: Page) -> None:
         searched, total = page.coverage.items_searched, page.coverage.items_total
         self.coverage = min(self.coverage, searched / total if total else 0.0)
-        self.degraded += bool(page.degradations)
+        self.degradations.update({str(one.reason) for one in page.degradations})
         for version in _versions(page):
             self.first_seen.setdefault(version, time.monotonic())
 
@@ -250,7 +252,7 @@ class _Measuring:
         users = known_users(self.folder)
         async with supervisor.running():
             target = supervisor.children[-1].address
-            async with AsyncClient(target, timeout_s=10) as client:
+            async with AsyncClient(target, timeout_s=_PATIENCE_S) as client:
                 saturation = await self._saturation(client, users)
                 rate = self.load * saturation
                 terminal.err.print(f"{saturation:.1f} pages/s at most; {rate:.1f} from now on")
@@ -350,12 +352,13 @@ def _figures(
         "failed_requests": len(during.failures),
         "failures": sorted(set(during.failures))[:5],
         "mixed_version_responses": during.mixed,
-        "degraded": during.degraded,
+        "degradations": dict(during.degradations),
         "coverage_min": during.coverage,
         "saturation_per_s": round(saturation, 1),
         "rate_per_s": round(rate, 1),
         "p99_before_ms": round(before.p99_ms(), 1),
         "p99_during_ms": round(during.p99_ms(), 1),
+        "slowest_ms": round(max(during.latencies_ms, default=0.0), 1),
         "p99_ratio": round(during.p99_ms() / before.p99_ms(), 2),
         "job_to_serving_s": {
             "_and_".join(tiers): [

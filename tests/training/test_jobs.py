@@ -181,7 +181,8 @@ def test_resharding_keeps_the_candidates_and_promotes_nothing(
     assert reshard(trained_copy, 3) == version  # made once
     assert reshard(trained_copy, 2) == parent
     assert store.current("retrieval") == parent
-    assert store.open("retrieval", version).manifest.parents == {"retrieval": parent}
+    parents = store.open("retrieval", version).manifest.parents
+    assert parents == {"retrieval": parent, "backtest": store.current("backtest")}
     two, three = (Proposer.open(store, "retrieval", v, config) for v in (parent, version))
     for user in some_users(dataset):
         ours, theirs = two.propose(user), three.propose(user)
