@@ -77,9 +77,7 @@ async def test_a_ranking_of_unknown_items_only_is_empty(client: AsyncClient) -> 
     assert ranking.unknown_items == 1
 
 
-async def test_fault_36_events_of_strangers_on_unknown_items_are_kept_and_harm_no_page() -> (
-    None
-):
+async def test_fault_36_events_of_strangers_on_unknown_items_are_kept_and_harm_no_page() -> None:
     async with a_live_world() as (world, store):
         report = await world.recommender.record_events(
             [an_event("nobody-yet", "not-yet"), an_event("nobody-yet", "i7")]
