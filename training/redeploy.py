@@ -1,6 +1,6 @@
 """`python -m training.redeploy`: `shortlist redeploy` as a job of its own, with the same options.
 
-    ray job submit -- python -m training.redeploy retrieval --workdir W
+ray job submit -- python -m training.redeploy retrieval --workdir W
 """
 
 from __future__ import annotations

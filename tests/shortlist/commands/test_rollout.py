@@ -42,8 +42,9 @@ async def state(
 
 
 async def test_it_shows_what_is_served_to_whom(
-    system: System, capsys: pytest.CaptureFixture[str]
+    system: System, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow terminal folds the table
     found = await state(system, capsys)
     assert found["stable"] == {"retrieval": "v1", "ranking": "r1"}
     assert found["canary"] is found["shadow"] is None
