@@ -43,6 +43,6 @@ def test_a_soak_reads_every_process_and_nothing_fails(kind: str, tmp_path: Path)
     assert result["failed_changes"] == {}
     assert len(result["growth"]) == (1 if kind == "embedded" else 4)
     for of_process in result["growth"].values():
-        assert of_process["pss_mb"]["before"] > 10
+        assert of_process["anonymous_mb"]["before"] > 10
         assert of_process["descriptors"]["before"] > 5
     assert done.exit_code == (0 if result["passed"] else 1)
