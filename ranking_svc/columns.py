@@ -131,10 +131,13 @@ class SourceColumns:
         proposed[mine] = known
 
 
+FUSED = "blend:fused"  # the logarithm of the blend's fused score
+
+
 class BlendColumns:
     """How the blend ordered candidates, and how many of the known sources agree on them."""
 
-    names = ("blend:fused", "blend:sources")
+    names = (FUSED, "blend:sources")
 
     def __init__(self, sources: Sequence[str]) -> None:
         self._sources = sources

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
 from ranking_svc.models import Outputs
-from ranking_svc.models.ensemble import Mixture, mix
+from ranking_svc.models.ensemble import BLEND, Mixture, blend_outputs, mix
 from training.groups import Groups
-from training.judging import judge
+from training.judging import judge, ndcg_by_request
 from training.losses import ranking_loss
 from training.rewards import Rewards
 
@@ -22,17 +22,52 @@ Doubles = npt.NDArray[np.float64]
 
 _STEPS = 100
 _POINTS = 9  # of the way
+# Weight of the blend's logarithmic score beside log odds whose weights add up to about 1.
+_BLEND_SAY = 0.5
 
 
-def fit_mixture(outputs: Mapping[str, Floats], groups: Groups, rewards: Rewards) -> Mixture:
+def fit_mixture(
+    outputs: Mapping[str, Floats],
+    groups: Groups,
+    rewards: Rewards,
+    fused: Floats | None = None,
+) -> Mixture:
     """Weights of the models whose `outputs` on the requests are float32 [R, g, H (+ 1)].
 
-    They minimise the loss that the models were trained on, which is convex in them. Of the way from
-    the best model alone to there, the mixture is the point with the best nDCG@20.
+    The *learned* weights minimise the loss that the models were trained on, which is convex in
+    them; of the way from the best model alone to there, the point with the best nDCG@20 is taken.
+    Held-out requests are few, so learned weights are half noise: equal ones are hard to beat
+    (Smith and Wallis 2009; Claeskens et al. 2016). The mixture is the mean of both, with a say of
+    the blend, whose logarithmic scores on the requests are `fused`, float32 [R, g]; it errs in
+    other ways than models do. Plainer mixtures are taken only where they are better by more than
+    a standard error (Breiman et al. 1984).
     """
     names = list(outputs)
-    logits = np.stack([outputs[name][..., : len(rewards.heads)] for name in names])  # [M, R, g, H]
-    learned = _minimise(logits.astype(np.float64), groups, rewards)
+    columns = [outputs[name][..., : len(rewards.heads)] for name in names]
+    logits: Doubles = np.stack(columns).astype(np.float64)  # [M, R, g, H]
+    learned = _learned(names, outputs, logits, groups, rewards)
+    if fused is not None:
+        said = np.broadcast_to(fused[..., None], logits.shape[1:])
+        logits = np.concatenate([logits, said[None].astype(np.float64)])
+        names.append(BLEND)
+    models = len(outputs)
+    shared = (learned[:models] + 1 / models) / 2
+    silent = np.zeros(len(names) - models)
+    ways = [np.append(shared, silent + _BLEND_SAY), np.append(shared, silent)]
+    biased = [np.append(way, _biases(way, logits, groups, rewards)) for way in ways]
+    plain = np.concatenate([learned[:models], silent, learned[models:]])
+    mixtures = [_mixture(unknown, names, rewards) for unknown in (*biased, plain)]
+    return _first_but_good(mixtures, outputs, groups, rewards, fused)
+
+
+def _learned(
+    names: list[str],
+    outputs: Mapping[str, Floats],
+    logits: Doubles,
+    groups: Groups,
+    rewards: Rewards,
+) -> Doubles:
+    learned = _minimise(logits, groups, rewards)
     alone = [_alone(place, len(learned)) for place in range(len(names))]
 
     def ndcg(unknown: Doubles) -> float:
@@ -43,7 +78,26 @@ def fit_mixture(outputs: Mapping[str, Floats], groups: Groups, rewards: Rewards)
     way = [best + part * (learned - best) for part in np.linspace(0, 1, _POINTS)]
     if not learned[: len(names)].any():  # no model knows anything: the end of the way is no order
         way.pop()
-    return _mixture(max(way, key=ndcg), names, rewards)  # the first of equals
+    return max(way, key=ndcg)  # the first of equals
+
+
+def _first_but_good(
+    mixtures: Sequence[Mixture],
+    outputs: Mapping[str, Floats],
+    groups: Groups,
+    rewards: Rewards,
+    fused: Floats | None,
+) -> Mixture:
+    """The first that no other is better than by more than a standard error of the difference."""
+    gains = [
+        ndcg_by_request(mixed(one, outputs, rewards, fused), groups, rewards) for one in mixtures
+    ]
+    best = max(gains, key=np.mean) if len(gains[0]) else gains[0]
+    for mixture, mine in zip(mixtures, gains, strict=True):
+        short = best - mine
+        if len(short) < 2 or short.mean() <= short.std(ddof=1) / np.sqrt(len(short)):
+            return mixture
+    raise AssertionError("the best is not short of itself")
 
 
 def _mixture(unknown: Doubles, names: list[str], rewards: Rewards) -> Mixture:
@@ -54,7 +108,12 @@ def _mixture(unknown: Doubles, names: list[str], rewards: Rewards) -> Mixture:
     )
 
 
-def mixed(mixture: Mixture, outputs: Mapping[str, Floats], rewards: Rewards) -> Floats:
+def mixed(
+    mixture: Mixture,
+    outputs: Mapping[str, Floats],
+    rewards: Rewards,
+    fused: Floats | None = None,
+) -> Floats:
     """The mixture's outputs, of the shape that its models' have."""
     shape = next(iter(outputs.values())).shape[:2]
     heads = len(rewards.heads)
@@ -62,29 +121,53 @@ def mixed(mixture: Mixture, outputs: Mapping[str, Floats], rewards: Rewards) -> 
         name: Outputs.of_columns(one.reshape(-1, one.shape[2]), heads)
         for name, one in outputs.items()
     }
+    if fused is not None:
+        flat[BLEND] = blend_outputs(fused.reshape(-1), heads)
     return mix(mixture, rewards.heads, flat).columns.reshape(*shape, -1)
 
 
 def _minimise(logits: Doubles, groups: Groups, rewards: Rewards) -> Doubles:
     """M weights and H biases."""
-    models, requests, heads = logits.shape[0], logits.shape[1], logits.shape[3]
+    models, heads = logits.shape[0], logits.shape[3]
 
     def loss(unknown: Doubles) -> tuple[float, Doubles]:
-        weights, biases = unknown[:models], unknown[models:]
-        scores = np.tensordot(weights, logits, axes=1) + biases
-        total, slope = 0.0, np.zeros_like(unknown)
-        for head, share in enumerate(rewards.loss_shares):
-            one = ranking_loss(scores[..., head], groups.head_labels[..., head], groups.mass)
-            total += share * one.mean
-            gradient = share * one.gradient / requests
-            slope[:models] += np.tensordot(logits[..., head], gradient, axes=2)
-            slope[models + head] = gradient.sum()
-        return total, slope
+        return _loss(unknown[:models], unknown[models:], logits, groups, rewards)
 
     start = np.concatenate([np.full(models, 1 / models), np.zeros(heads)])
     bounds = [(0.0, None)] * models + [(None, None)] * heads
     done = minimize(
         loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS}
+    )
+    return done.x
+
+
+def _loss(
+    weights: Doubles, biases: Doubles, logits: Doubles, groups: Groups, rewards: Rewards
+) -> tuple[float, Doubles]:
+    """The loss of a mixture of `logits` float64 [M, R, g, H], and its slope [M + H]."""
+    models, requests = logits.shape[:2]
+    scores = np.tensordot(weights, logits, axes=1) + biases
+    total, slope = 0.0, np.zeros(models + len(biases))
+    for head, share in enumerate(rewards.loss_shares):
+        one = ranking_loss(scores[..., head], groups.head_labels[..., head], groups.mass)
+        total += share * one.mean
+        gradient = share * one.gradient / requests
+        slope[:models] += np.tensordot(logits[..., head], gradient, axes=2)
+        slope[models + head] = gradient.sum()
+    return total, slope
+
+
+def _biases(weights: Doubles, logits: Doubles, groups: Groups, rewards: Rewards) -> Doubles:
+    """H numbers that bring the heads of a mixture with these weights to their odds."""
+    together = np.tensordot(weights, logits, axes=1)[None]
+    one = np.ones(1)
+
+    def loss(biases: Doubles) -> tuple[float, Doubles]:
+        total, slope = _loss(one, biases, together, groups, rewards)
+        return total, slope[1:]
+
+    done = minimize(
+        loss, np.zeros(logits.shape[3]), jac=True, method="L-BFGS-B", options={"maxiter": _STEPS}
     )
     return done.x
 

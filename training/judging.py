@@ -10,9 +10,10 @@ from training.groups import Groups
 from training.losses import ranking_loss
 from training.rewards import Rewards
 
-__all__ = ["heads_loss", "judge"]
+__all__ = ["heads_loss", "judge", "ndcg_by_request"]
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 _DEPTH = 20
 
@@ -23,15 +24,24 @@ def judge(outputs: Floats, groups: Groups, rewards: Rewards) -> dict[str, float]
     Drawn candidates count as often as the proposed ones that they stand for, so that the figures
     estimate those over all candidates.
     """
-    heads = rewards.heads
-    requests, size, columns = outputs.shape
-    flat = Outputs.of_columns(outputs.reshape(-1, columns), len(heads))
-    scores = combine(flat, heads, rewards.worth).reshape(requests, size)
+    scores = _scores(outputs, rewards)
     return {
         "held_out_loss": heads_loss(outputs, groups, rewards),
         f"ndcg@{_DEPTH}": weighted_ndcg(scores, groups.labels, groups.mass),
         "auc": weighted_auc(scores, groups.labels > 0, groups.mass),
     }
+
+
+def ndcg_by_request(outputs: Floats, groups: Groups, rewards: Rewards) -> Doubles:
+    """nDCG@20 of each request with a gain, estimated as by `judge`."""
+    return _ndcg_by_request(_scores(outputs, rewards), groups.labels, groups.mass)
+
+
+def _scores(outputs: Floats, rewards: Rewards) -> Floats:
+    """float32 [R, g]"""
+    requests, size, columns = outputs.shape
+    flat = Outputs.of_columns(outputs.reshape(-1, columns), len(rewards.heads))
+    return combine(flat, rewards.heads, rewards.worth).reshape(requests, size)
 
 
 def heads_loss(outputs: Floats, groups: Groups, rewards: Rewards) -> float:
@@ -45,10 +55,15 @@ def heads_loss(outputs: Floats, groups: Groups, rewards: Rewards) -> float:
 
 def weighted_ndcg(scores: Floats, gains: Floats, mass: Floats) -> float:
     """Mean nDCG@20 of the requests with a gain; all arrays are [R, g]."""
+    found = _ndcg_by_request(scores, gains, mass)
+    return float(found.mean()) if len(found) else 0.0
+
+
+def _ndcg_by_request(scores: Floats, gains: Floats, mass: Floats) -> Doubles:
     best = _gain(scores, gains, mass)
     ideal = _gain(gains, gains, mass)
     some = ideal > 0
-    return float((best[some] / ideal[some]).mean()) if some.any() else 0.0
+    return best[some] / ideal[some]
 
 
 def _gain(order_by: Floats, gains: Floats, mass: Floats) -> npt.NDArray[np.float64]:

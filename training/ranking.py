@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
+from ranking_svc.columns import FUSED
 from ranking_svc.features import FeatureSpec, ItemTable
 from ranking_svc.item_counts import ItemCounts
 from ranking_svc.models import TRAINABLE, model_folder
@@ -255,11 +256,12 @@ def _fit_ensemble(
     folder: Path,
 ) -> dict[str, Any]:
     check = groups.checked(lesson.seed)
-    mixture: Mixture = fit_mixture(outputs, check, lesson.rewards)
+    fused = check.numeric[..., lesson.builder().names.index(FUSED)]
+    mixture: Mixture = fit_mixture(outputs, check, lesson.rewards, fused)
     home = model_folder(folder, Ensemble.name)
     home.mkdir(parents=True)
     mixture.save(home / MIXTURE_FILE)
-    judged = judge(mixed(mixture, outputs, lesson.rewards), check, lesson.rewards)
+    judged = judge(mixed(mixture, outputs, lesson.rewards, fused), check, lesson.rewards)
     return {**judged, "weights": dict(mixture.weights)}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ranking_svc.columns import FUSED
 from ranking_svc.features import FeatureBuilder
 from ranking_svc.models.base import Model, Outputs, Worth, combine
 from ranking_svc.models.blend_order import BlendOrder
@@ -51,7 +52,8 @@ def open_models(
             models[name] = open_model(name, model_folder(artifact, name), builder, engine)
     if Ensemble.name in names:
         mixture = Mixture.load(model_folder(artifact, Ensemble.name) / MIXTURE_FILE)
-        models[Ensemble.name] = Ensemble(mixture, models)
+        fused = builder.names.index(FUSED) if FUSED in builder.names else None
+        models[Ensemble.name] = Ensemble(mixture, models, fused=fused)
     return {**models, BlendOrder.name: BlendOrder()}
 
 

@@ -1,4 +1,4 @@
-"""A weighted sum of other models' log odds, with weights that were learned on held-out users.
+"""A weighted sum of other models' log odds, and of what retrieval thought of the candidates.
 
 Stacked generalisation (Wolpert 1992) with weights that are not negative (Breiman 1996).
 """
@@ -18,16 +18,19 @@ from ranking_svc.models.arrays import load_json
 from ranking_svc.models.base import Model, Outputs
 from shortlist.errors import ArtifactCorrupt, ArtifactRefused
 
-__all__ = ["Ensemble", "Mixture", "mix"]
+__all__ = ["BLEND", "Ensemble", "Mixture", "blend_outputs", "mix"]
+
+Floats = npt.NDArray[np.float32]
 
 MIXTURE_FILE = "ensemble.json"
+BLEND = "blend"  # the member that is no model: the logarithm of the blend's fused score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
     """How much each model counts, and what is added to each head."""
 
-    weights: Mapping[str, float]  # model -> at least 0
+    weights: Mapping[str, float]  # model, or `BLEND` -> at least 0
     biases: Mapping[str, float]  # head -> log odds
 
     def save(self, path: Path) -> None:
@@ -69,14 +72,30 @@ def mix(mixture: Mixture, heads: tuple[str, ...], outputs: Mapping[str, Outputs]
     )
 
 
+def blend_outputs(fused: Floats, heads: int) -> Outputs:
+    """What the blend says, the same of all heads, of float32 [n] logarithms of fused scores."""
+    return Outputs(logits=np.repeat(fused[:, None], heads, axis=1))
+
+
 class Ensemble:
     """A mixture of loaded models behind `ranking_svc.models.base.Model`."""
 
     name = "ensemble"
 
-    def __init__(self, mixture: Mixture, models: Mapping[str, Model]) -> None:
-        """Raises `ArtifactCorrupt` for members that are not there or have other heads."""
+    def __init__(
+        self, mixture: Mixture, models: Mapping[str, Model], *, fused: int | None = None
+    ) -> None:
+        """`fused` is the column of `FeatureRows.numeric` with the logarithm of the fused score.
+
+        Raises `ArtifactCorrupt` for members that are not there or have other heads.
+        """
         members = {name for name, weight in mixture.weights.items() if weight > 0}
+        self._fused = fused if BLEND in members else None
+        if BLEND in members and fused is None:
+            raise ArtifactCorrupt("the ensemble counts on the blend, which is no feature")
+        members -= {BLEND}
+        if not members:
+            raise ArtifactCorrupt("the ensemble has no model")
         if missing := members - models.keys():
             raise ArtifactCorrupt(f"the ensemble counts on {min(missing)!r}, which is not there")
         self._mixture = mixture
@@ -89,6 +108,12 @@ class Ensemble:
 
     def score(self, rows: FeatureRows) -> Outputs:
         outputs = {name: model.score(rows) for name, model in self._members.items()}
+        if self._fused is not None:
+            outputs[BLEND] = blend_outputs(rows.numeric[:, self._fused], len(self.heads))
         return mix(self._mixture, self.heads, outputs)
+
+    def over(self, models: Mapping[str, Model]) -> Ensemble:
+        """The same mixture of other instances of its members."""
+        return Ensemble(self._mixture, models, fused=self._fused)
 
     def refresh(self, items: npt.NDArray[np.int64]) -> None: ...  # its members do so themselves

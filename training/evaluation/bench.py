@@ -16,8 +16,8 @@ from orchestrator.fanout import join_cards, merge_sources
 from orchestrator.minimums import needed
 from orchestrator.slate import Minimum, choose
 from ranking_svc.features import FeatureRows
-from ranking_svc.models import Model, Outputs, combine, model_folder
-from ranking_svc.models.ensemble import MIXTURE_FILE, Ensemble, Mixture
+from ranking_svc.models import Model, Outputs, combine
+from ranking_svc.models.ensemble import Ensemble
 from ranking_svc.ranker import RankerGeneration
 from retrieval_svc.generation import Generation
 from retrieval_svc.slice_files import RetrievalMeta
@@ -91,7 +91,7 @@ class Rankers:
         self.version = artifact.version
         self._generation = RankerGeneration.open(artifact, config)
         self.default = self._generation.default
-        self._models = _sharing(self._generation.models, artifact)
+        self._models = _sharing(self._generation.models)
         self.names = tuple(self._models)
 
     def score(
@@ -132,12 +132,12 @@ class _Remembering:
         self._model.refresh(items)
 
 
-def _sharing(models: Mapping[str, Model], artifact: Artifact) -> Mapping[str, Model]:
+def _sharing(models: Mapping[str, Model]) -> Mapping[str, Model]:
     """The same models, of which the ensemble mixes the answers that the others gave."""
     shared: dict[str, Model] = {name: _Remembering(model) for name, model in models.items()}
-    if Ensemble.name in models:
-        mixture = Mixture.load(model_folder(artifact.path, Ensemble.name) / MIXTURE_FILE)
-        shared[Ensemble.name] = Ensemble(mixture, shared)
+    ensemble = models.get(Ensemble.name)
+    if isinstance(ensemble, Ensemble):
+        shared[Ensemble.name] = ensemble.over(shared)
     return shared
 
 

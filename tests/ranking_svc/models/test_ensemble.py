@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,15 @@ def test_log_odds_are_added_by_weight_and_values_averaged_over_those_that_have_t
     outputs = Ensemble(mixture(a=0.5, b=2.0, c=1.0), models).score(None)  # type: ignore[arg-type]
     np.testing.assert_allclose(outputs.logits, [[7.0, 6.0]] * 3)
     np.testing.assert_allclose(outputs.values, [4.0] * 3)
+
+
+def test_the_blend_has_a_say_of_its_own_in_every_head() -> None:
+    rows: Any = SimpleNamespace(numeric=np.array([[0, -1], [0, -2], [0, -4]], np.float32))
+    one = Ensemble(mixture(a=1.0, blend=0.5), {"a": Fixed("a", 1.0)}, fused=1)
+    for same in (one, one.over({"a": Fixed("a", 1.0)})):
+        np.testing.assert_allclose(
+            same.score(rows).logits, [[1.0, 0.0], [0.5, -0.5], [-0.5, -1.5]], atol=1e-6
+        )
 
 
 def test_without_any_values_there_are_none() -> None:
@@ -72,6 +82,10 @@ def test_weights_that_make_no_mixture_are_refused(tmp_path: Path, weights: str) 
 
 
 def test_a_mixture_of_models_that_are_not_there_or_differ_in_heads_is_refused() -> None:
+    with pytest.raises(ArtifactCorrupt, match="the blend, which is no feature"):
+        Ensemble(mixture(a=1.0, blend=0.5), {"a": Fixed("a", 1.0)})
+    with pytest.raises(ArtifactCorrupt, match="no model"):
+        Ensemble(mixture(blend=0.5), {"a": Fixed("a", 1.0)}, fused=0)
     with pytest.raises(ArtifactCorrupt, match="'b', which is not there"):
         Ensemble(mixture(a=1.0, b=1.0), {"a": Fixed("a", 1.0)})
     models = {"a": Fixed("a", 1.0), "b": Fixed("b", 1.0, heads=("click",))}
