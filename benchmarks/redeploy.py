@@ -194,10 +194,13 @@ class _People:
         more = await self._page(following)
         if more is None:
             return
-        self.seen.mixed += _versions(more) != _versions(page)
-        self.seen.listings.append(
-            _Listing(request=following, versions=_versions(more), items=_items(more))
-        )
+        # A tier that took no part in an answer names no version; that is a degradation.
+        pairs = zip(_versions(more), _versions(page), strict=True)
+        self.seen.mixed += any(one and other and one != other for one, other in pairs)
+        if not more.degradations:
+            self.seen.listings.append(
+                _Listing(request=following, versions=_versions(more), items=_items(more))
+            )
 
     async def _page(self, request: PageRequest) -> Page | None:
         started = time.perf_counter()
@@ -218,7 +221,11 @@ async def _changed_pages(client: AsyncClient, listings: list[_Listing], loaded: 
     """
     kept = [one for one in listings if set(one.versions) <= loaded][-_REPLAYED:]
     pages = [await client.recommend(one.request) for one in kept]
-    return sum(_items(page) != one.items for page, one in zip(pages, kept, strict=True))
+    return sum(
+        _items(page) != one.items
+        for page, one in zip(pages, kept, strict=True)
+        if not page.degradations
+    )
 
 
 def _versions(page: Page) -> tuple[str, str]:
