@@ -22,8 +22,7 @@ Doubles = npt.NDArray[np.float64]
 
 _STEPS = 100
 _POINTS = 9  # of the way
-# Weight of the blend's logarithmic score beside log odds whose weights add up to about 1.
-_BLEND_SAY = 0.5
+_SURE = 2.0  # standard errors
 
 
 def fit_mixture(
@@ -34,13 +33,13 @@ def fit_mixture(
 ) -> Mixture:
     """Weights of the models whose `outputs` on the requests are float32 [R, g, H (+ 1)].
 
-    The *learned* weights minimise the loss that the models were trained on, which is convex in
-    them; of the way from the best model alone to there, the point with the best nDCG@20 is taken.
-    Held-out requests are few, so learned weights are half noise: equal ones are hard to beat
-    (Smith and Wallis 2009; Claeskens et al. 2016). The mixture is the mean of both, with a say of
-    the blend, whose logarithmic scores on the requests are `fused`, float32 [R, g]; it errs in
-    other ways than models do. Plainer mixtures are taken only where they are better by more than
-    a standard error (Breiman et al. 1984).
+    Held-out requests are few, so learned weights are half noise, and equal ones are hard to beat
+    (Smith and Wallis 2009; Claeskens et al. 2016): the mixture is the mean of all models, with a
+    say of the blend, whose logarithmic scores on the requests are `fused`, float32 [R, g]; it errs
+    in other ways than models do. Others are taken only where they are better by more than two
+    standard errors: those on the way to the *learned* weights, and these. They minimise the loss
+    that the models were trained on, which is convex in them; of the way from the best model alone
+    to there, they are the point with the best nDCG@20.
     """
     names = list(outputs)
     columns = [outputs[name][..., : len(rewards.heads)] for name in names]
@@ -51,9 +50,11 @@ def fit_mixture(
         logits = np.concatenate([logits, said[None].astype(np.float64)])
         names.append(BLEND)
     models = len(outputs)
-    shared = (learned[:models] + 1 / models) / 2
+    equal = np.full(models, 1 / models)
+    shared = (learned[:models] + equal) / 2
     silent = np.zeros(len(names) - models)
-    ways = [np.append(shared, silent + _BLEND_SAY), np.append(shared, silent)]
+    ways = [np.append(equal, silent + 1), np.append(shared, silent + 0.5)]
+    ways.append(np.append(shared, silent))
     biased = [np.append(way, _biases(way, logits, groups, rewards)) for way in ways]
     plain = np.concatenate([learned[:models], silent, learned[models:]])
     mixtures = [_mixture(unknown, names, rewards) for unknown in (*biased, plain)]
@@ -88,14 +89,14 @@ def _first_but_good(
     rewards: Rewards,
     fused: Floats | None,
 ) -> Mixture:
-    """The first that no other is better than by more than a standard error of the difference."""
+    """The first that the best is not surely better than."""
     gains = [
         ndcg_by_request(mixed(one, outputs, rewards, fused), groups, rewards) for one in mixtures
     ]
     best = max(gains, key=np.mean) if len(gains[0]) else gains[0]
     for mixture, mine in zip(mixtures, gains, strict=True):
         short = best - mine
-        if len(short) < 2 or short.mean() <= short.std(ddof=1) / np.sqrt(len(short)):
+        if len(short) < 2 or short.mean() <= _SURE * short.std(ddof=1) / np.sqrt(len(short)):
             return mixture
     raise AssertionError("the best is not short of itself")
 

@@ -56,7 +56,7 @@ def test_the_mixture_is_not_surely_worse_than_the_best_model_alone(seed: int) ->
     together = ndcg_by_request(mixed(mixture, outputs, REWARDS), GROUPS, REWARDS)
     for alone in outputs.values():
         short = ndcg_by_request(alone, GROUPS, REWARDS) - together
-        assert short.mean() <= short.std(ddof=1) / np.sqrt(len(short)) + 1e-9
+        assert short.mean() <= 2 * short.std(ddof=1) / np.sqrt(len(short)) + 1e-9
 
 
 def test_models_that_are_about_as_good_all_have_a_say() -> None:
@@ -68,7 +68,7 @@ def test_models_that_are_about_as_good_all_have_a_say() -> None:
 def test_the_blend_has_a_say_unless_it_surely_leads_astray() -> None:
     outputs = {"one": guess(2.0, 0), "two": guess(2.0, 1)}
     knows, misleads = (sign * guess(2.0, 3)[..., 0] for sign in (1, -3))
-    assert fit_mixture(outputs, GROUPS, REWARDS, knows).weights[BLEND] == 0.5
+    assert fit_mixture(outputs, GROUPS, REWARDS, knows).weights[BLEND] >= 0.5
     assert fit_mixture(outputs, GROUPS, REWARDS, misleads).weights[BLEND] == 0
 
 
