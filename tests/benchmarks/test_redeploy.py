@@ -12,6 +12,7 @@ from shortlist.launch import child_environment, module_command
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # it trains four times, as a job of little priority
 def test_one_round_under_load_fails_and_mixes_nothing(tmp_path: Path, checkout: Path) -> None:
     sizes = ("--items", "400", "--users", "150", "--events", "3000", "--seconds", "2")
     run = subprocess.run(
