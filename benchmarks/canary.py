@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 from rich.table import Table
 
+from benchmarks.folders import kept_or_temporary
 from orchestrator.assemble import assemble
 from orchestrator.guards import Guards
 from orchestrator.pipeline import Recommender
@@ -122,7 +122,7 @@ def main(
     # A busy machine's latencies are no reason to end it here.
     guards = Guards.of(CanaryConfig(click_rate_alpha=alpha, max_p99_ratio=1000.0))
     try:
-        with terminal.only_json(), _folder(workdir) as folder:
+        with terminal.only_json(), kept_or_temporary(workdir, "canary") as folder:
             world = World(WorldConfig(users=users, items=items, events=events, seed=seed))
             good = _prepare(folder, world, terminal)
             worse = "" if same else _prepare_worse(folder, seed, terminal)
@@ -135,15 +135,6 @@ def main(
         _draw(trial, picture)
     terminal.out.print(_table(trial))
     terminal.emit(trial.summary())
-
-
-@contextlib.contextmanager
-def _folder(workdir: Path | None) -> Iterator[Path]:
-    if workdir is not None:
-        yield workdir.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="shortlist-canary-") as folder:
-        yield Path(folder)
 
 
 # -- two versions ---------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
+from benchmarks.folders import kept_or_temporary
 from orchestrator.embedded import embedded
 from orchestrator.pipeline import Recommender
 from shortlist.artifacts import ArtifactStore
@@ -84,7 +84,7 @@ def main(
     terminal = Terminal(as_json=as_json)
     config = WorldConfig(users=users, items=items, events=events, seed=seed)
     try:
-        with terminal.only_json(), _folder(workdir) as folder:
+        with terminal.only_json(), kept_or_temporary(workdir, "loop") as folder:
             world = World(config)
             _prepare(folder, world, terminal)
             loop = asyncio.run(_live_through(folder, world, visitors, visits, terminal))
@@ -94,15 +94,6 @@ def main(
         _draw(loop, picture)
     terminal.out.print(_table(loop))
     terminal.emit(loop.summary())
-
-
-@contextlib.contextmanager
-def _folder(workdir: Path | None) -> Iterator[Path]:
-    if workdir is not None:
-        yield workdir.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="shortlist-loop-") as folder:
-        yield Path(folder)
 
 
 def _prepare(folder: Path, world: World, terminal: Terminal) -> None:

@@ -8,11 +8,9 @@ over Redis. Pages are asked for at a steady rate all the while.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -22,6 +20,7 @@ import click
 import numpy as np
 from rich.table import Table
 
+from benchmarks.folders import kept_or_temporary
 from benchmarks.live.flow import EventFlow
 from benchmarks.live.load import PageLoad
 from benchmarks.live.probes import (
@@ -106,7 +105,7 @@ def main(
     terminal = Terminal(as_json=as_json)
     result: dict[str, Any] = {}
     try:
-        with terminal.only_json(), _folder(workdir) as folder:
+        with terminal.only_json(), kept_or_temporary(workdir, "freshness") as folder:
             prepare(folder, Sizes(items=items, users=users, events=events), terminal)
             for name in dict.fromkeys(systems):
                 with running(SYSTEMS[name], folder, terminal) as target:
@@ -117,15 +116,6 @@ def main(
     result["items"], result["plan"] = items, plan
     terminal.out.print(_table(result, systems))
     terminal.emit(result)
-
-
-@contextlib.contextmanager
-def _folder(workdir: Path | None) -> Iterator[Path]:
-    if workdir is not None:
-        yield workdir.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="shortlist-freshness-") as folder:
-        yield Path(folder)
 
 
 async def _measure(target: str, folder: Path, plan: Plan, terminal: Terminal) -> dict[str, Any]:

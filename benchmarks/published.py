@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks.folders import kept_or_temporary
 from benchmarks.protocols.cpu_meter import CpuMeter
 from benchmarks.protocols.exams import exams_of, rating_exams_of
 from benchmarks.protocols.marking import mark_rankings, mark_ratings
@@ -85,7 +85,7 @@ def main(
         raise click.UsageError("give --source, or else --measure-only with --workdir")
     terminal = Terminal(as_json=as_json)
     try:
-        with terminal.only_json(), _folder(workdir) as folder:
+        with terminal.only_json(), kept_or_temporary(workdir, "published") as folder:
             run = _Run(
                 protocol=Protocol.load(protocol),
                 workdir=folder,
@@ -102,15 +102,6 @@ def main(
     terminal.out.print(_table(result))
     terminal.out.print(_costs(result))
     terminal.emit(result)
-
-
-@contextlib.contextmanager
-def _folder(workdir: Path | None) -> Iterator[Path]:
-    if workdir is not None:
-        yield workdir.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="shortlist-published-") as folder:
-        yield Path(folder)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import click
 import numpy as np
 from rich.table import Table
 
+from benchmarks.folders import kept_or_temporary
 from benchmarks.live.systems import Sizes, known_users, prepare
 from orchestrator.supervisor import Supervisor, SupervisorOptions
 from orchestrator.up import Plan, waves_of
@@ -97,7 +98,7 @@ def main(
     terminal = Terminal(as_json=as_json)
     sizes = Sizes(items=items, users=users, events=events)
     try:
-        with terminal.only_json(), _folder(workdir) as folder:
+        with terminal.only_json(), kept_or_temporary(workdir, "redeploy") as folder:
             _prepare(folder, sizes, terminal)
             plan = _Measuring(folder=folder, rounds=rounds, load=load, seconds=seconds)
             figures = asyncio.run(plan.run(terminal))
@@ -105,15 +106,6 @@ def main(
         raise click.ClickException(str(error)) from None
     terminal.out.print(_table(figures))
     terminal.emit(figures)
-
-
-@contextlib.contextmanager
-def _folder(workdir: Path | None) -> Iterator[Path]:
-    if workdir is not None:
-        yield workdir.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="shortlist-redeploy-") as folder:
-        yield Path(folder)
 
 
 def _prepare(folder: Path, sizes: Sizes, terminal: Terminal) -> None:

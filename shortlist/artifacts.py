@@ -19,7 +19,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -39,6 +38,7 @@ from shortlist.errors import (
     InvalidField,
     ShortlistError,
 )
+from shortlist.locks import lock, locked
 from shortlist.mirror import Mirror
 from shortlist.pointer import Pointer, Promotion, Rollout
 
@@ -147,12 +147,12 @@ class ArtifactStore:
         """
         home = self._home(tier)
         home.mkdir(parents=True, exist_ok=True)
-        with _locked(home / _LOCK):
+        with locked(home / _LOCK):
             _sweep(home)
             folder = Path(mkdtemp(prefix=_STAGING, dir=home))
             folder.chmod(0o755)  # mkdtemp's 0700 would hide the version from a serving user
             alive = folder.with_name(folder.name + _ALIVE)
-            handle = _lock(alive, fcntl.LOCK_EX)  # the kernel lets go of it when we die
+            handle = lock(alive, fcntl.LOCK_EX)  # the kernel lets go of it when we die
         try:
             yield StagedArtifact(self, tier, folder)
         finally:
@@ -217,7 +217,7 @@ class ArtifactStore:
         """
         self.open(tier, version)
         home = self._home(tier)
-        with _locked(home / _LOCK):
+        with locked(home / _LOCK):
             before = self._pointer(tier)
             found = before.version if before else None
             if found != expected:
@@ -240,7 +240,7 @@ class ArtifactStore:
         """Write down what is changing, or that nothing is any more, for processes that start."""
         home = self._home(tier)
         home.mkdir(parents=True, exist_ok=True)
-        with _locked(home / _LOCK):
+        with locked(home / _LOCK):
             self._write(tier, ROLLOUT, rollout.render() if rollout else b"")
 
     @contextmanager
@@ -249,7 +249,7 @@ class ArtifactStore:
         home = self._home(tier)
         home.mkdir(parents=True, exist_ok=True)
         try:
-            handle = _lock(home / _REDEPLOY, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle = lock(home / _REDEPLOY, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RolloutUnderWay(f"another job is changing the {tier} version") from None
         try:
@@ -270,7 +270,7 @@ class ArtifactStore:
         """Give a finished folder its name: the moment a version comes to exist."""
         home = self._home(tier)
         folder = home / version
-        with _locked(home / _LOCK):
+        with locked(home / _LOCK):
             if folder.exists():
                 raise ArtifactRefused(f"{folder}: a version is never overwritten")
             staged.rename(folder)
@@ -607,26 +607,7 @@ def _created_ms(manifest: bytes) -> int:
         return 0
 
 
-# -- locks ----------------------------------------------------------------------------------------
-
-
-def _lock(path: Path, how: int) -> int:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR)
-    try:
-        fcntl.flock(handle, how)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    handle = _lock(path, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        os.close(handle)
+# -- what dead writers leave ----------------------------------------------------------------------
 
 
 def _sweep(home: Path) -> None:
@@ -637,7 +618,7 @@ def _sweep(home: Path) -> None:
     for name in {path.name.removesuffix(_ALIVE) for path in home.glob(f"{_STAGING}*")}:
         alive = home / (name + _ALIVE)
         try:
-            handle = _lock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle = lock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
         shutil.rmtree(home / name, ignore_errors=True)

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import shortlist
 from shortlist.config import Config
+from shortlist.locks import lock, locked
 from training.dataset import Dataset
 
 __all__ = ["Steps", "digest_of", "job_digest", "place", "read_note", "steps_of_job", "write_note"]
@@ -83,11 +84,11 @@ def steps_of_job(workdir: Path, job: str, digest: str) -> Iterator[Steps]:
     root = workdir.resolve() / "artifacts" / _FOLDER
     root.mkdir(parents=True, exist_ok=True)
     folder = root / f"{job}-{digest[:_DIGITS]}"
-    with _locked(root / ".lock"):
+    with locked(root / ".lock"):
         for path in root.glob(f"{job}-*.alive"):
             if path.name != f"{folder.name}.alive":
                 _remove_unless_alive(path)
-        handle = _lock(_alive(folder), fcntl.LOCK_SH)
+        handle = lock(_alive(folder), fcntl.LOCK_SH)
     try:
         folder.mkdir(exist_ok=True)
         yield Steps(folder)
@@ -98,7 +99,7 @@ def steps_of_job(workdir: Path, job: str, digest: str) -> Iterator[Steps]:
     finally:
         os.close(handle)  # the kernel does so when we die
         if done:
-            with _locked(root / ".lock"):
+            with locked(root / ".lock"):
                 _remove_unless_alive(_alive(folder))
 
 
@@ -156,31 +157,12 @@ def _alive(folder: Path) -> Path:
 def _remove_unless_alive(alive: Path) -> None:
     """Called under the lock of all work, so nobody is just beginning."""
     try:
-        handle = _lock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle = lock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
     shutil.rmtree(alive.with_name(alive.name.removesuffix(".alive")), ignore_errors=True)
     alive.unlink(missing_ok=True)
     os.close(handle)
-
-
-def _lock(path: Path, how: int) -> int:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, how)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    handle = _lock(path, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        os.close(handle)
 
 
 def _sync(folder: Path) -> None:

@@ -7,11 +7,9 @@ rates. Every figure belongs to one run on one machine; `bound_rps` is measured i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -24,6 +22,7 @@ import click
 import numpy as np
 from rich.table import Table
 
+from benchmarks.folders import kept_or_temporary
 from benchmarks.serving.bound import Bound, bound_of
 from benchmarks.serving.measuring import Effort, measure
 from benchmarks.serving.peers.preparing import prepare_peers
@@ -93,7 +92,7 @@ def main(
     effort = Effort(rising_s=rising_seconds, steady_s=seconds)
     result: dict[str, Any] = {"items": items, "candidates": candidates, "rankers": rankers}
     try:
-        with terminal.only_json(), _folder(workdir) as folder:
+        with terminal.only_json(), kept_or_temporary(workdir, "serving") as folder:
             prepare(folder, shape, terminal.err.print)
             if peers:
                 prepare_peers(folder, terminal.err.print)
@@ -184,15 +183,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextlib.contextmanager
-def _folder(workdir: Path | None) -> Iterator[Path]:
-    if workdir is not None:
-        yield workdir.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="shortlist-serving-") as folder:
-        yield Path(folder)
 
 
 def _table(result: dict[str, Any], forms: tuple[str, ...], kinds: tuple[str, ...]) -> Table:
