@@ -245,7 +245,11 @@ def test_serving_builds_the_features_that_training_builds(
         candidates = proposer.propose(about)
         mine, theirs = serving.build(about, candidates), training.build(about, candidates)
         # Factors are computed anew here, perhaps with another number of threads.
-        np.testing.assert_allclose(mine.numeric, theirs.numeric, rtol=1e-3, atol=1e-5)
+        rounded = np.array(["factors" in name for name in serving.names])
+        np.testing.assert_array_equal(mine.numeric[:, ~rounded], theirs.numeric[:, ~rounded])
+        np.testing.assert_allclose(
+            mine.numeric[:, rounded], theirs.numeric[:, rounded], rtol=1e-3, atol=1e-5
+        )
         np.testing.assert_array_equal(mine.items, theirs.items)
         np.testing.assert_array_equal(mine.user.tokens, theirs.user.tokens)
         np.testing.assert_array_equal(mine.context.tokens, theirs.context.tokens)
