@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
+from scipy.stats import t
 
 from ranking_svc.models import Outputs
 from ranking_svc.models.ensemble import BLEND, Mixture, blend_outputs, mix
 from training.groups import Groups
-from training.judging import judge, ndcg_by_request
+from training.judging import judge, ndcg_by_user
 from training.losses import ranking_loss
 from training.rewards import Rewards
 
@@ -22,7 +23,7 @@ Doubles = npt.NDArray[np.float64]
 
 _STEPS = 100
 _POINTS = 9  # of the way
-_SURE = 2.0  # standard errors
+_SURE = 0.975  # of Student's distribution, for as many users as there are
 
 
 def fit_mixture(
@@ -36,10 +37,10 @@ def fit_mixture(
     Held-out requests are few, so learned weights are half noise, and equal ones are hard to beat
     (Smith and Wallis 2009; Claeskens et al. 2016): the mixture is the mean of all models, with a
     say of the blend, whose logarithmic scores on the requests are `fused`, float32 [R, g]; it errs
-    in other ways than models do. Others are taken only where they are better by more than two
-    standard errors: those on the way to the *learned* weights, and these. They minimise the loss
-    that the models were trained on, which is convex in them; of the way from the best model alone
-    to there, they are the point with the best nDCG@20.
+    in other ways than models do. Others are taken only where they are surely better (a t-test over
+    users): those on the way to the *learned* weights, and these. They minimise the loss that the
+    models were trained on, which is convex in them; of the way from the best model alone to there,
+    they are the point with the best nDCG@20.
     """
     names = list(outputs)
     columns = [outputs[name][..., : len(rewards.heads)] for name in names]
@@ -90,13 +91,15 @@ def _first_but_good(
     fused: Floats | None,
 ) -> Mixture:
     """The first that the best is not surely better than."""
-    gains = [
-        ndcg_by_request(mixed(one, outputs, rewards, fused), groups, rewards) for one in mixtures
-    ]
+    gains = [ndcg_by_user(mixed(one, outputs, rewards, fused), groups, rewards) for one in mixtures]
     best = max(gains, key=np.mean) if len(gains[0]) else gains[0]
     for mixture, mine in zip(mixtures, gains, strict=True):
         short = best - mine
-        if len(short) < 2 or short.mean() <= _SURE * short.std(ddof=1) / np.sqrt(len(short)):
+        users = len(short)
+        if users < 2:
+            return mixture
+        sure = t.ppf(_SURE, users - 1) * short.std(ddof=1) / np.sqrt(users)
+        if short.mean() <= sure:
             return mixture
     raise AssertionError("the best is not short of itself")
 

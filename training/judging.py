@@ -10,7 +10,7 @@ from training.groups import Groups
 from training.losses import ranking_loss
 from training.rewards import Rewards
 
-__all__ = ["heads_loss", "judge", "ndcg_by_request"]
+__all__ = ["heads_loss", "judge", "ndcg_by_user"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -32,9 +32,14 @@ def judge(outputs: Floats, groups: Groups, rewards: Rewards) -> dict[str, float]
     }
 
 
-def ndcg_by_request(outputs: Floats, groups: Groups, rewards: Rewards) -> Doubles:
-    """nDCG@20 of each request with a gain, estimated as by `judge`."""
-    return _ndcg_by_request(_scores(outputs, rewards), groups.labels, groups.mass)
+def ndcg_by_user(outputs: Floats, groups: Groups, rewards: Rewards) -> Doubles:
+    """Mean nDCG@20 of each user's requests with a gain, estimated as by `judge`.
+
+    Requests of one user are alike: users are what there are independent answers of.
+    """
+    some, found = _ndcg_by_request(_scores(outputs, rewards), groups.labels, groups.mass)
+    _, place = np.unique(groups.user[some], return_inverse=True)
+    return np.bincount(place, weights=found) / np.bincount(place)
 
 
 def _scores(outputs: Floats, rewards: Rewards) -> Floats:
@@ -55,15 +60,18 @@ def heads_loss(outputs: Floats, groups: Groups, rewards: Rewards) -> float:
 
 def weighted_ndcg(scores: Floats, gains: Floats, mass: Floats) -> float:
     """Mean nDCG@20 of the requests with a gain; all arrays are [R, g]."""
-    found = _ndcg_by_request(scores, gains, mass)
+    _, found = _ndcg_by_request(scores, gains, mass)
     return float(found.mean()) if len(found) else 0.0
 
 
-def _ndcg_by_request(scores: Floats, gains: Floats, mass: Floats) -> Doubles:
+def _ndcg_by_request(
+    scores: Floats, gains: Floats, mass: Floats
+) -> tuple[npt.NDArray[np.bool_], Doubles]:
+    """Which requests have a gain, bool [R], and nDCG@20 of these."""
     best = _gain(scores, gains, mass)
     ideal = _gain(gains, gains, mass)
     some = ideal > 0
-    return best[some] / ideal[some]
+    return some, best[some] / ideal[some]
 
 
 def _gain(order_by: Floats, gains: Floats, mass: Floats) -> npt.NDArray[np.float64]:

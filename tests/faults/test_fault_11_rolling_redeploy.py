@@ -45,6 +45,12 @@ class Load:
                 for task in tasks:
                     task.cancel()
 
+    async def sees(self, tier: str, version: str) -> None:
+        """Until a page of it was served."""
+        async with asyncio.timeout(30):
+            while version not in self.served(tier):
+                await asyncio.sleep(0.01)
+
     async def _ask(self) -> None:
         while True:
             try:
@@ -67,8 +73,10 @@ async def test_fault_11_a_redeploy_and_a_rollback_under_load_fail_and_mix_nothin
     new, old = {"retrieval": ("v2", "v1"), "ranking": ("r2", "r1")}[tier]
     load = Load(system)
     async with load.running():
+        await load.sees(tier, old)
         async with system.redeploy(tier) as redeploy:
             await redeploy.deploy(new)
+        await load.sees(tier, new)
         async with system.redeploy(tier) as redeploy:
             await redeploy.roll_back()
     assert load.errors == []

@@ -13,16 +13,20 @@ import pytest
 
 from benchmarks.serving.load import Plan, Step, run
 from benchmarks.serving.wire import of_shortlist
+from shortlist.config import Config
 from shortlist.metrics import Metrics
 from shortlist.tiers import ScoreQuery, Scores
 from tests.orchestrator.wire import served
 from tests.orchestrator.world import KeyRanker, a_world
+from tests.shortlist.fleets import PATIENCE
 
 PLACES = 4
 RANKING_S = 0.1  # so that places are what there is too little of, and not the machine
 CAPACITY = PLACES / RANKING_S
 SECONDS = 3.0
 REFUSALS = 100
+# A place is not given back because the ranker was waited for in vain.
+PATIENT = Config.model_validate({"serving": PATIENCE})
 
 
 class BusyRanker(KeyRanker):
@@ -76,7 +80,7 @@ async def test_fault_13_a_refusal_costs_no_stage(record_fault: Callable[..., Non
     ranker, go = KeyRanker(), asyncio.Event()
     ranker.waits[ranker.version] = go
     async with (
-        a_world(scorers=[ranker]) as world,
+        a_world(scorers=[ranker], config=PATIENT) as world,
         served(world.recommender, max_concurrency=PLACES) as target,
         grpc.aio.insecure_channel(target) as channel,
     ):

@@ -299,6 +299,7 @@ class TestWatching:
         await served.refused()
         await served.refused()
         statuses = ["OK", "INVALID_ARGUMENT", "INTERNAL"]
+        await until(lambda: len(calls.ended) == 3)
         assert calls.ended == [("shortlist.v1.Ranking", "Score", status) for status in statuses]
         assert all(seconds is not None and seconds > 0 for seconds in calls.seconds)
 
@@ -319,9 +320,11 @@ class TestWatching:
         assert calls.running[ranking]() == 1
         assert calls.limits == {ranking: 1, "shortlist.v1.Events": 1}  # and not what is admitted
         assert calls.refusals == [ranking]
+        await until(lambda: len(calls.ended) == 1)
         assert calls.ended == [(ranking, "Score", "RESOURCE_EXHAUSTED")]
         finish.set()
         await first
+        await until(lambda: len(calls.ended) == 2)
         assert calls.running[ranking]() == 0
 
     async def test_a_caller_that_left_counts_as_cancelled(self, start: Start) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -8,7 +10,8 @@ from ranking_svc.models import Outputs
 from ranking_svc.models.ensemble import BLEND, blend_outputs, mix
 from tests.training.lesson_groups import REWARDS, random_groups
 from training.ensemble import fit_mixture, mixed
-from training.judging import judge, ndcg_by_request
+from training.groups import Groups
+from training.judging import judge, ndcg_by_user
 
 GROUPS = random_groups()
 
@@ -20,6 +23,11 @@ def guess(noise: float, seed: int) -> Floats:
     rng = np.random.default_rng(seed)
     truth = 3 * GROUPS.head_labels - 4
     return (truth + noise * rng.normal(size=truth.shape)).astype(np.float32)
+
+
+def asked_by(users: npt.NDArray[np.bool_]) -> Groups:
+    """The same requests, of two users."""
+    return replace(GROUPS, user=users.astype(np.int32))
 
 
 def test_models_that_know_different_things_are_better_together() -> None:
@@ -53,9 +61,9 @@ def test_the_mixture_is_not_surely_worse_than_the_best_model_alone(seed: int) ->
         "three": guess(6.0, seed + 20),
     }
     mixture = fit_mixture(outputs, GROUPS, REWARDS)
-    together = ndcg_by_request(mixed(mixture, outputs, REWARDS), GROUPS, REWARDS)
+    together = ndcg_by_user(mixed(mixture, outputs, REWARDS), GROUPS, REWARDS)
     for alone in outputs.values():
-        short = ndcg_by_request(alone, GROUPS, REWARDS) - together
+        short = ndcg_by_user(alone, GROUPS, REWARDS) - together
         assert short.mean() <= 2 * short.std(ddof=1) / np.sqrt(len(short)) + 1e-9
 
 
@@ -70,6 +78,23 @@ def test_the_blend_has_a_say_unless_it_surely_leads_astray() -> None:
     knows, misleads = (sign * guess(2.0, 3)[..., 0] for sign in (1, -3))
     assert fit_mixture(outputs, GROUPS, REWARDS, knows).weights[BLEND] >= 0.5
     assert fit_mixture(outputs, GROUPS, REWARDS, misleads).weights[BLEND] == 0
+
+
+def test_many_requests_of_few_users_are_not_sure_of_anything() -> None:
+    outputs = {"one": guess(2.0, 0), "two": guess(2.0, 1)}
+    rarely = np.arange(len(GROUPS)) % 10 == 0
+    said = guess(0.5, 3)[..., 0] * np.where(rarely, 3, -3).astype(np.float32)[:, None]
+    assert fit_mixture(outputs, GROUPS, REWARDS, said).weights[BLEND] == 0
+    assert fit_mixture(outputs, asked_by(rarely), REWARDS, said).weights[BLEND] > 0
+
+
+def test_ndcg_is_a_mean_over_users_however_often_they_ask() -> None:
+    outputs = guess(2.0, 0)
+    alone = ndcg_by_user(outputs, GROUPS, REWARDS)
+    some = np.any((GROUPS.labels > 0) & (GROUPS.mass > 0), axis=1)
+    often = np.arange(len(GROUPS)) % 10 != 0
+    means = [alone[~often[some]].mean(), alone[often[some]].mean()]
+    np.testing.assert_allclose(ndcg_by_user(outputs, asked_by(often), REWARDS), means)
 
 
 def test_what_the_blend_says_is_the_same_in_training_and_serving() -> None:
