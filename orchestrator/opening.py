@@ -21,7 +21,6 @@ from orchestrator.rollout import Rollout
 from orchestrator.stages import BLEND_ORDER, Ask, Person
 from orchestrator.tokens import BadToken, Listing, PageToken
 from orchestrator.validation import (
-    DAY_MS,
     Limits,
     check_page_request,
     check_rank_request,
@@ -35,6 +34,7 @@ from shortlist.errors import InvalidField, InvalidRequest, NotImplementedYet
 from shortlist.ids import keys_of
 from shortlist.page import PageRequest, RankRequest, RecentEvent, SimilarRequest
 from shortlist.schema import EventType
+from shortlist.staleness import believed_ms
 from shortlist.tiers import History
 
 __all__ = ["RequestOpener", "fingerprint", "new_request_id", "recent_history"]
@@ -240,10 +240,9 @@ class RequestOpener:
 
     def _as_of(self, time_ms: int, index: ServedIndex | None) -> int:
         """A model must not be asked about a moment far beyond its training data."""
-        days = self._config.serving.max_staleness_days
-        if index is None or not index.watermark_ms or not days:
+        if index is None or not index.watermark_ms:
             return time_ms
-        return min(time_ms, index.watermark_ms + int(days * DAY_MS))
+        return believed_ms(time_ms, index.watermark_ms, self._config.serving.staleness_days)
 
     def _offered_sources(self, index: ServedIndex | None) -> tuple[str, ...]:
         """What the index version offers; all there are while no shard was reached."""

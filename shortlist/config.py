@@ -5,6 +5,7 @@ Unknown keys are errors, so a misspelt option is never silently ignored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -236,6 +237,11 @@ class ServingConfig(_Section):
     drain_s: Annotated[float, Field(ge=0)] = 5.0
     # No page has an item that does not match, whatever a request asks for; see docs/filters.md.
     filter: Annotated[str, AfterValidator(_filter)] = ""
+
+    @property
+    def staleness_days(self) -> float:
+        """The limit on staleness, infinite without one."""
+        return self.max_staleness_days or math.inf
 
 
 class StoreConfig(_Section):

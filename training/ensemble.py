@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ Doubles = npt.NDArray[np.float64]
 
 _STEPS = 100
 _POINTS = 9  # of the way
+_FEWEST = 4  # users that can be divided
 _SURE = 0.975  # of Student's distribution, for as many users as there are
 
 
@@ -37,17 +39,49 @@ def fit_mixture(
     Held-out requests are few, so learned weights are half noise, and equal ones are hard to beat
     (Smith and Wallis 2009; Claeskens et al. 2016): the mixture is the mean of all models, with a
     say of the blend, whose logarithmic scores on the requests are `fused`, float32 [R, g]; it errs
-    in other ways than models do. Others are taken only where they are surely better (a t-test over
-    users): those on the way to the *learned* weights, and these. They minimise the loss that the
+    in other ways than models do. Others are taken only where they are surely better for users that
+    they were not learned from (a t-test over users, each judged by what the other half of the users
+    teaches): those on the way to the *learned* weights, and these. They minimise the loss that the
     models were trained on, which is convex in them; of the way from the best model alone to there,
     they are the point with the best nDCG@20.
     """
+    requests = _Requests(outputs=outputs, groups=groups, rewards=rewards, fused=fused)
+    return _mixtures(requests)[_first_but_good(_gains_of_others(requests))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Requests:
+    """What the models and the blend say of requests, and what happened."""
+
+    outputs: Mapping[str, Floats]
+    groups: Groups
+    rewards: Rewards
+    fused: Floats | None
+
+    def take(self, chosen: npt.NDArray[np.bool_]) -> _Requests:
+        return replace(
+            self,
+            outputs={name: one[chosen] for name, one in self.outputs.items()},
+            groups=self.groups.take(np.flatnonzero(chosen)),
+            fused=None if self.fused is None else self.fused[chosen],
+        )
+
+    def gains(self, mixture: Mixture) -> Doubles:
+        """nDCG@20, by user."""
+        return ndcg_by_user(
+            mixed(mixture, self.outputs, self.rewards, self.fused), self.groups, self.rewards
+        )
+
+
+def _mixtures(requests: _Requests) -> list[Mixture]:
+    """The mixtures to choose from, the most trusted first."""
+    outputs, groups, rewards = requests.outputs, requests.groups, requests.rewards
     names = list(outputs)
     columns = [outputs[name][..., : len(rewards.heads)] for name in names]
     logits: Doubles = np.stack(columns).astype(np.float64)  # [M, R, g, H]
     learned = _learned(names, outputs, logits, groups, rewards)
-    if fused is not None:
-        said = np.broadcast_to(fused[..., None], logits.shape[1:])
+    if requests.fused is not None:
+        said = np.broadcast_to(requests.fused[..., None], logits.shape[1:])
         logits = np.concatenate([logits, said[None].astype(np.float64)])
         names.append(BLEND)
     models = len(outputs)
@@ -58,8 +92,31 @@ def fit_mixture(
     ways.append(np.append(shared, silent))
     biased = [np.append(way, _biases(way, logits, groups, rewards)) for way in ways]
     plain = np.concatenate([learned[:models], silent, learned[models:]])
-    mixtures = [_mixture(unknown, names, rewards) for unknown in (*biased, plain)]
-    return _first_but_good(mixtures, outputs, groups, rewards, fused)
+    return [_mixture(unknown, names, rewards) for unknown in (*biased, plain)]
+
+
+def _gains_of_others(requests: _Requests) -> Doubles:
+    """nDCG@20 of each of `_mixtures` for each user, taught by the other half of the users."""
+    users, place = np.unique(requests.groups.user, return_inverse=True)
+    if len(users) < _FEWEST:
+        halves = [(requests, requests)]
+    else:
+        odd = place % 2 == 1
+        halves = [(requests.take(one), requests.take(~one)) for one in (odd, ~odd)]
+    return np.concatenate(
+        [[asked.gains(mixture) for mixture in _mixtures(taught)] for taught, asked in halves],
+        axis=1,
+    )
+
+
+def _first_but_good(gains: Doubles) -> int:
+    """The first row that the best is not surely better than."""
+    users = gains.shape[1]
+    if users < 2:
+        return 0
+    short = gains[gains.mean(axis=1).argmax()] - gains
+    error = short.std(axis=1, ddof=1) / np.sqrt(users)
+    return int(np.argmax(short.mean(axis=1) <= t.ppf(_SURE, users - 1) * error))
 
 
 def _learned(
@@ -81,27 +138,6 @@ def _learned(
     if not learned[: len(names)].any():  # no model knows anything: the end of the way is no order
         way.pop()
     return max(way, key=ndcg)  # the first of equals
-
-
-def _first_but_good(
-    mixtures: Sequence[Mixture],
-    outputs: Mapping[str, Floats],
-    groups: Groups,
-    rewards: Rewards,
-    fused: Floats | None,
-) -> Mixture:
-    """The first that the best is not surely better than."""
-    gains = [ndcg_by_user(mixed(one, outputs, rewards, fused), groups, rewards) for one in mixtures]
-    best = max(gains, key=np.mean) if len(gains[0]) else gains[0]
-    for mixture, mine in zip(mixtures, gains, strict=True):
-        short = best - mine
-        users = len(short)
-        if users < 2:
-            return mixture
-        sure = t.ppf(_SURE, users - 1) * short.std(ddof=1) / np.sqrt(users)
-        if short.mean() <= sure:
-            return mixture
-    raise AssertionError("the best is not short of itself")
 
 
 def _mixture(unknown: Doubles, names: list[str], rewards: Rewards) -> Mixture:

@@ -17,6 +17,7 @@ from retrieval_svc.slice_files import RetrievalMeta
 from shortlist.artifacts import ArtifactStore
 from shortlist.config import Config
 from shortlist.errors import ArtifactRefused
+from shortlist.staleness import believed_ms
 from shortlist.tiers import AttributeValue, Candidates, RetrieveQuery, SourceCandidates, UserContext
 from training.dataset import Dataset
 from training.groups import Groups
@@ -30,7 +31,6 @@ Booleans = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-_DAY_MS = 86_400_000
 _LATER_MOMENTS = 8  # at most, of users with much to come: what they want when they have begun
 _BETWEEN_MOMENTS = 6  # interactions, at least
 
@@ -57,11 +57,11 @@ def moments(
     """One moment for each user with something to come, more for those with much; at most `limit`.
 
     A moment is when the first thing to come happens, so that requests have the times of day they
-    have in life, but no later than `max_staleness_days` after the window's end, as in serving.
+    have in life, but no later than `max_staleness_days` after the window's end, as in serving
+    (`shortlist.staleness`).
     Later moments, left out with `first_only`, know what came before them.
     """
     known, upcoming = UserRows(dataset, window.known), UserRows(dataset, window.next)
-    latest = window.as_of_ms + int(max_staleness_days * _DAY_MS)
     found = []
     for user in np.unique(dataset.events.user[window.next]):
         before, after = known.of(int(user)), upcoming.of(int(user))
@@ -72,7 +72,7 @@ def moments(
                     user=int(user),
                     known=np.concatenate([before, after[:cut]]),
                     next=after[cut:],
-                    time_ms=min(time_ms, latest),
+                    time_ms=believed_ms(time_ms, window.as_of_ms, max_staleness_days),
                 )
             )
     chosen = np.random.default_rng(seed).permutation(len(found))[:limit]

@@ -511,7 +511,7 @@ def _learn_fusion(build: _Build, lesson: _Lesson, lesson_ref: ray.ObjectRef) -> 
             lesson.dataset,
             build.window,
             limit=2 * _FUSION_USERS,
-            max_staleness_days=lesson.config.serving.max_staleness_days,
+            max_staleness_days=lesson.config.serving.staleness_days,
             seed=lesson.seed,
             first_only=True,
         )

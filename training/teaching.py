@@ -95,7 +95,7 @@ def gather_lessons(lesson: Lesson, lesson_ref: ray.ObjectRef, window: Window) ->
         lesson.dataset,
         window,
         limit=min(lesson.config.ranking.requests, _MOST_NUMBERS // numbers),
-        max_staleness_days=lesson.config.serving.max_staleness_days,
+        max_staleness_days=lesson.config.serving.staleness_days,
         seed=lesson.seed,
     )
     board = new_board()

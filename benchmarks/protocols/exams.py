@@ -81,7 +81,7 @@ def _users(dataset: Dataset, workdir: Path) -> list[tuple[Moment, str, UserConte
         dataset,
         test_window(dataset),
         limit=dataset.n_users,
-        max_staleness_days=Config.load(workdir / "shortlist.yaml").serving.max_staleness_days,
+        max_staleness_days=Config.load(workdir / "shortlist.yaml").serving.staleness_days,
         seed=0,
         first_only=True,
     )

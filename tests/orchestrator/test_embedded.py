@@ -113,6 +113,7 @@ async def there(workdir: Path) -> AsyncIterator[Recommender]:
 async def test_embedded_and_distributed_give_the_same_page(
     here: Recommender, there: Recommender, request_: PageRequest
 ) -> None:
+    request_ = replace(request_, time_ms=WATERMARK_MS + 3_600_000)  # the same moment for both
     mine, theirs = await here.recommend(request_), await there.recommend(request_)
     assert mine.items == theirs.items
     assert mine.coverage == theirs.coverage

@@ -9,7 +9,6 @@ from shortlist.errors import BudgetExceeded, InvalidRequest, ShortlistError
 from shortlist.ids import key_of, keys_of
 from shortlist.page import Page, PageRequest, RankRequest, RecentEvent
 from tests.orchestrator.world import (
-    DAY_MS,
     NOW_MS,
     WATERMARK_MS,
     a_world,
@@ -150,7 +149,7 @@ async def test_models_are_not_asked_about_a_moment_far_beyond_their_training() -
         recent = (RecentEvent(item_id="i1"),)
         await world.page(recent_events=recent)
         user = world.shards[0].queries[-1].user
-        assert user.time_ms == WATERMARK_MS + DAY_MS // 2
+        assert user.time_ms == WATERMARK_MS  # the same hour of the last day that is believed
         assert user.history.times_ms.max() == user.time_ms  # no event lies in the future
     async with a_world(config=Config(serving=ServingConfig(max_staleness_days=0))) as world:
         await world.page()

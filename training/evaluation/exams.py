@@ -49,7 +49,7 @@ def exams_of(
         dataset,
         window,
         limit=users,
-        max_staleness_days=config.serving.max_staleness_days,
+        max_staleness_days=config.serving.staleness_days,
         seed=seed,
         first_only=True,
     )

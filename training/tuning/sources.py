@@ -83,7 +83,7 @@ def _exams(dataset: Dataset, window: Window, config: Config, seed: int) -> tuple
         dataset,
         window,
         limit=_USERS,
-        max_staleness_days=config.serving.max_staleness_days,
+        max_staleness_days=config.serving.staleness_days,
         seed=seed,
         first_only=True,
     )
