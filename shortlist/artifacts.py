@@ -31,6 +31,7 @@ from typing import IO, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from shortlist.durable import sync
 from shortlist.errors import (
     ArtifactCorrupt,
     ArtifactNotFound,
@@ -274,8 +275,8 @@ class ArtifactStore:
             if folder.exists():
                 raise ArtifactRefused(f"{folder}: a version is never overwritten")
             staged.rename(folder)
-            _fsync(home)
-        _fsync(home.parent)
+            sync(home)
+        sync(home.parent)
         return folder
 
     def _pull(self, mirror: Mirror, tier: str, version: str) -> None:
@@ -573,22 +574,14 @@ def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.new")
     _write_durably(temporary, data)
     temporary.replace(path)
-    _fsync(path.parent)
+    sync(path.parent)
 
 
 def _fsync_folders(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir():
             _fsync_folders(path)
-    _fsync(folder)
-
-
-def _fsync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(folder)
 
 
 def _published(home: Path) -> dict[str, bytes]:

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import shortlist
 from shortlist.config import Config
+from shortlist.durable import sync, sync_tree
 from shortlist.locks import lock, locked
 from training.dataset import Dataset
 
@@ -54,7 +55,7 @@ class Steps:
         part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.folder))
         try:
             yield part
-            _sync(part)
+            sync_tree(part)
             self._finish(part, name)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -71,7 +72,7 @@ class Steps:
         except OSError:
             if self.finished(name) is None:  # else somebody was faster
                 raise
-        _fsync(self.folder)
+        sync(self.folder)
 
 
 @contextmanager
@@ -163,16 +164,3 @@ def _remove_unless_alive(alive: Path) -> None:
     shutil.rmtree(alive.with_name(alive.name.removesuffix(".alive")), ignore_errors=True)
     alive.unlink(missing_ok=True)
     os.close(handle)
-
-
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -28,6 +28,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shortlist.durable import sync, sync_tree
 from shortlist.errors import ShortlistError
 from shortlist.ids import key_of
 from shortlist.schema import Feature, Schema, SplitName
@@ -273,7 +274,7 @@ def _write(
             )
         document = _document(info, tables, temporary)
         (temporary / _INFO).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-        _sync(temporary)
+        sync_tree(temporary)
         temporary.chmod(0o755)
         _replace(out, temporary)
     except BaseException:
@@ -438,20 +439,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        _fsync(path)
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextmanager
 def _sole_writer(out: Path) -> Iterator[None]:
     """One process at a time writes data sets into a folder; what one that was killed has left goes
@@ -487,4 +474,4 @@ def _replace(out: Path, new: Path) -> None:
             except BaseException:
                 old.rename(out)
                 raise
-    _fsync(out.parent)
+    sync(out.parent)
