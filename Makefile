@@ -46,9 +46,9 @@ demo: $(INSTALLED) ## Make a world, train both tiers, serve, and show pages and 
 up: $(INSTALLED) ## Serve the demo's workdir as separate processes (ARGS="--shards 2 --port 7700")
 	@$(BIN)/shortlist up --workdir $(WORKDIR) $(ARGS)
 
-# The fast tests share the cores; a slow one starts processes and wants them for itself.
+# A slow test starts processes and waits for them, most of its time: two at once fill two cores.
 test: lint test-fast ## Lint, then every test
-	@$(WITH_TMP) $(BIN)/python -m pytest -m slow $(ARGS)
+	@$(WITH_TMP) $(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(ARGS)
 
 test-fast: $(INSTALLED) ## The tests that neither train nor start processes
 	@$(WITH_TMP) $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
