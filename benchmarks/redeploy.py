@@ -333,7 +333,7 @@ def _last_in_line() -> list[str]:
     wanted = (("ionice", "-c", "3"), ("nice", "-n", "19"))
     found = [(shutil.which(name), options) for name, *options in wanted]
     nice = [word for path, options in found if path for word in (path, *options)]
-    return ["sh", "-c", '(echo 19 > /proc/self/autogroup) 2>/dev/null; exec "$@"', "sh", *nice]
+    return ["/bin/sh", "-c", '(echo 19 > /proc/self/autogroup) 2>/dev/null; exec "$@"', "sh", *nice]
 
 
 def _short_tmp() -> str:
