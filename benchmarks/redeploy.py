@@ -70,6 +70,7 @@ _TRAINING = {
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, no table.")
 @click.option("--rounds", default=3, show_default=True, help="Of retrieval, ranking, both.")
+@click.option("--together", is_flag=True, help="Rounds of both tiers at once only.")
 @click.option("--items", default=3000, show_default=True, help="Items of the made-up world.")
 @click.option("--users", default=800, show_default=True, help="People in it.")
 @click.option("--events", default=20_000, show_default=True, help="What they did.")
@@ -83,6 +84,7 @@ _TRAINING = {
 def main(
     as_json: bool,
     rounds: int,
+    together: bool,
     items: int,
     users: int,
     events: int,
@@ -100,7 +102,13 @@ def main(
     try:
         with terminal.only_json(), kept_or_temporary(workdir, "redeploy") as folder:
             _prepare(folder, sizes, terminal)
-            plan = _Measuring(folder=folder, rounds=rounds, load=load, seconds=seconds)
+            plan = _Measuring(
+                folder=folder,
+                rounds=rounds,
+                scenarios=(TIERS,) if together else SCENARIOS,
+                load=load,
+                seconds=seconds,
+            )
             figures = asyncio.run(plan.run(terminal))
     except ShortlistError as error:
         raise click.ClickException(str(error)) from None
@@ -237,6 +245,7 @@ class _Measuring:
 
     folder: Path
     rounds: int
+    scenarios: tuple[tuple[str, ...], ...]
     load: float
     seconds: float
 
@@ -278,7 +287,7 @@ class _Measuring:
         taken = []
         seed = 0
         for number in range(self.rounds):
-            for tiers in SCENARIOS:
+            for tiers in self.scenarios:
                 seed += 1
                 begun = len(people.seen.listings)
                 async with people.asking() as seen:
@@ -370,7 +379,7 @@ def _figures(
                 for one in taken
                 if tuple(one["redeployed"]) == tiers
             ]
-            for tiers in SCENARIOS
+            for tiers in dict.fromkeys(tuple(one["redeployed"]) for one in taken)
         },
     }
 
