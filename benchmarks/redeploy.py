@@ -71,6 +71,9 @@ _TRAINING = {
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, no table.")
 @click.option("--rounds", default=3, show_default=True, help="Of retrieval, ranking, both.")
 @click.option("--together", is_flag=True, help="Rounds of both tiers at once only.")
+@click.option(
+    "--nice/--no-nice", default=True, show_default=True, help="Training gives way to what serves."
+)
 @click.option("--items", default=3000, show_default=True, help="Items of the made-up world.")
 @click.option("--users", default=800, show_default=True, help="People in it.")
 @click.option("--events", default=20_000, show_default=True, help="What they did.")
@@ -85,6 +88,7 @@ def main(
     as_json: bool,
     rounds: int,
     together: bool,
+    nice: bool,
     items: int,
     users: int,
     events: int,
@@ -108,6 +112,7 @@ def main(
                 scenarios=(TIERS,) if together else SCENARIOS,
                 load=load,
                 seconds=seconds,
+                nice=nice,
             )
             figures = asyncio.run(plan.run(terminal))
     except ShortlistError as error:
@@ -248,6 +253,7 @@ class _Measuring:
     scenarios: tuple[tuple[str, ...], ...]
     load: float
     seconds: float
+    nice: bool
 
     async def run(self, terminal: Terminal) -> dict[str, Any]:
         plan = Plan(workdir=self.folder, shards=_SHARDS, replicas=_REPLICAS, port=0)
@@ -304,7 +310,7 @@ class _Measuring:
         return taken
 
     async def _train(self, tier: str, seed: int, seen: _Seen) -> float:
-        """Train and redeploy as a job of little priority; seconds until pages came of it."""
+        """Train and redeploy; seconds until pages came of it."""
         command = module_command(
             f"training.{tier}",
             *("--workdir", str(self.folder), "--seed", str(seed), "--redeploy"),
@@ -314,7 +320,7 @@ class _Measuring:
         with tempfile.TemporaryDirectory(prefix="", dir=_short_tmp()) as tmp, log.open("wb") as out:
             threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
             job = await asyncio.create_subprocess_exec(
-                *tethered([*_last_in_line(), *command]),
+                *tethered([*(_last_in_line() if self.nice else []), *command]),
                 stdout=out,
                 stderr=out,
                 env=child_environment(private_ray(Path(tmp)) | threads),
