@@ -46,7 +46,7 @@ demo: $(INSTALLED) ## Make a world, train both tiers, serve, and show pages and 
 up: $(INSTALLED) ## Serve the demo's workdir as separate processes (ARGS="--shards 2 --port 7700")
 	@$(BIN)/shortlist up --workdir $(WORKDIR) $(ARGS)
 
-# A slow test starts processes and waits for them, most of its time: two at once fill two cores.
+# Slow tests start processes of their own: those of two files at once are enough for two cores.
 test: lint test-fast ## Lint, then every test
 	@$(WITH_TMP) $(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(ARGS)
 

@@ -80,6 +80,17 @@ def test_the_blend_has_a_say_unless_it_surely_leads_astray() -> None:
     assert fit_mixture(outputs, GROUPS, REWARDS, misleads).weights[BLEND] == 0
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_weights_that_are_only_good_for_whom_they_were_learned_from_are_not_taken(
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    shape = GROUPS.head_labels.shape
+    chance = {f"guess {n}": rng.normal(size=shape).astype(np.float32) for n in range(20)}
+    weights = fit_mixture(chance, GROUPS, REWARDS).weights
+    assert list(weights.values()) == pytest.approx([1 / 20] * 20)
+
+
 def test_many_requests_of_few_users_are_not_sure_of_anything() -> None:
     outputs = {"one": guess(2.0, 0), "two": guess(2.0, 1)}
     rarely = np.arange(len(GROUPS)) % 10 == 0
