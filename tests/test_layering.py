@@ -56,7 +56,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "tensorflow_recommenders": ("training/*",),
     "tf_keras": ("training/*",),
     "keras": (),  # Keras 3 and TensorFlow Recommenders do not go together
-    "ray": ("training/*", "shortlist/commands/train.py"),
+    "ray": ("training/*", "shortlist/commands/train.py", "benchmarks/*"),
     "scann": ("retrieval_svc/scann_*.py", "benchmarks/*"),
     "lightgbm": ("training/*",),  # trees serve from their own table of nodes
     "onnx": ("training/*",),
