@@ -3,8 +3,8 @@
 A page waits for every shard, so its latency is the largest of many draws from what one shard takes
 (Dean and Barroso, "The Tail at Scale", CACM 2013). Fed with what calls to real shards took, this
 says how that grows with shards, load and replicas, and what hedged calls are worth. Replicas of a
-shard stand on hosts of their own; a host's cores take its calls in the order of their arrival, and a
-search that has begun runs to its end.
+shard stand on hosts of their own; a host's cores take its calls in the order of their arrival, and
+a search that has begun runs to its end.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Observed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plant:
-    """The machines. A fan-out of 0 asks all shards directly; else through hosts that ask so many."""
+    """The machines."""
 
     shards: int
     replicas: int = 1
     shards_per_host: int = 1
     cores_per_host: int = 1
     askers: int = 1  # processes that take requests in turn; each is one thread
-    fan_out: int = 0
+    fan_out: int = 0  # 0: shards are asked directly; else through hosts that ask so many each
     # Whether whoever asks shares the hosts' cores, as when all run on one machine.
     asker_on_host: bool = False
 
@@ -230,7 +230,7 @@ def _sending_ms(plant: Plant, client_ms: float) -> Floats:
     """How long after a request begins each shard's call is on its way, one after the other."""
     if plant.asker_on_host:
         return np.zeros(plant.shards)
-    shard, half = np.arange(plant.shards), client_ms / 2
+    shard, half = np.arange(plant.shards, dtype=np.float64), client_ms / 2
     if not plant.fan_out:
         return (shard + 1) * half
     # Both levels send one after the other.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from rich.table import Table
 
 from benchmarks.folders import kept_or_temporary
 from benchmarks.serving.bound import Bound, bound_of
-from benchmarks.serving.measuring import Effort, measure
+from benchmarks.serving.measuring import Effort
 from benchmarks.serving.peers.preparing import prepare_peers
 from benchmarks.serving.rankers import FORMS
-from benchmarks.serving.systems import KINDS, PEERS, Running, running, running_peers
-from benchmarks.serving.wire import Api, of_peers, of_shortlist
+from benchmarks.serving.rounds import Contestant, Turn, compete, ratio, summary
+from benchmarks.serving.systems import KINDS, PEERS, running, running_peers
+from benchmarks.serving.targets import targets_of
+from benchmarks.serving.wire import of_peers, of_shortlist
 from benchmarks.serving.world import WorldShape, prepare
 from shortlist.commands.terminal import Terminal
 from shortlist.errors import ShortlistError
@@ -66,8 +69,15 @@ _ASKED_USERS = 4000
 )
 @click.option("--peers", is_flag=True, help="Measure what users would build instead, too.")
 @click.option("--rankers", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--seconds", type=float, default=20.0, show_default=True, help="Of a steady load.")
-@click.option("--rising-seconds", type=float, default=5.0, show_default=True, help="At each rate.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="In which each system has its turn.",
+)
+@click.option("--seconds", type=float, default=7.0, show_default=True, help="Of a steady load.")
+@click.option("--rising-seconds", type=float, default=3.0, show_default=True, help="At each rate.")
 def main(
     as_json: bool,
     items: int,
@@ -78,6 +88,7 @@ def main(
     kinds: tuple[str, ...],
     peers: bool,
     rankers: int,
+    rounds: int,
     seconds: float,
     rising_seconds: float,
 ) -> None:
@@ -89,8 +100,9 @@ def main(
     """
     terminal = Terminal(as_json=as_json)
     shape = WorldShape(items=items, users=users, candidates=candidates)
-    effort = Effort(rising_s=rising_seconds, steady_s=seconds)
-    result: dict[str, Any] = {"items": items, "candidates": candidates, "rankers": rankers}
+    effort = Effort(rounds=rounds, rising_s=rising_seconds, steady_s=seconds)
+    sizes = {"items": items, "candidates": candidates, "rankers": rankers, "rounds": rounds}
+    measured: dict[str, dict[str, Any]] = {}
     try:
         with terminal.only_json(), kept_or_temporary(workdir, "serving") as folder:
             prepare(folder, shape, terminal.err.print)
@@ -105,11 +117,13 @@ def main(
                 terminal=terminal,
             )
             for form in dict.fromkeys(forms):
-                result[form] = _measure_form(run, form, kinds, PEERS if peers else ())
+                measured[form] = _measure_form(run, form, kinds, PEERS if peers else ())
     except ShortlistError as error:
         raise click.ClickException(str(error)) from None
-    terminal.out.print(_table(result, forms, kinds))
-    terminal.emit(_finite(result))
+    targets = targets_of(measured)
+    terminal.out.print(_table(sizes, measured))
+    terminal.out.print(_targets_table(targets))
+    terminal.emit(_finite({**sizes, **measured, "targets": targets}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,44 +137,63 @@ class _Run:
     effort: Effort
     terminal: Terminal
 
-    async def shortlist(self, kind: str, form: str) -> dict[str, Any]:
-        async with running(self.folder, kind, form, rankers=self.rankers) as system:
-            return await self._measure(system, of_shortlist(self.users))
-
-    async def peer(self, engine: str, form: str) -> dict[str, Any]:
-        async with running_peers(self.folder, engine, form, rankers=self.rankers) as system:
-            return await self._measure(system, of_peers(self.users))
-
-    async def _measure(self, system: Running, api: Api) -> dict[str, Any]:
-        return await measure(system, api, self.folder, self.effort, self.terminal.err.print)
+    def contestants(
+        self, form: str, kinds: Sequence[str], peers: Sequence[str]
+    ) -> Iterator[Contestant]:
+        for kind in dict.fromkeys(kinds):
+            yield Contestant(
+                name=kind,
+                start=partial(running, self.folder, kind, form, rankers=self.rankers),
+                api=of_shortlist(self.users),
+                first_shares=(0.5, 0.8),
+                other_shares=(0.5,),
+            )
+        for engine in peers:
+            yield Contestant(
+                name=engine,
+                start=partial(running_peers, self.folder, engine, form, rankers=self.rankers),
+                api=of_peers(self.users),
+                first_shares=(0.5,),
+                other_shares=(),
+            )
 
 
 def _measure_form(
     run: _Run, form: str, kinds: Sequence[str], peers: Sequence[str]
 ) -> dict[str, Any]:
-    """Every system, and the bound between them, as other things may run on the machine."""
+    """Every system in turns, and the bound before and after them."""
+    run.terminal.err.rule(form)
     bounds = [_bound(run.folder, form, run.candidates)]
-    ours: dict[str, Any] = {}
-    theirs: dict[str, Any] = {}
-    for kind in dict.fromkeys(kinds):
-        run.terminal.err.rule(f"{form}, {kind}")
-        ours[kind] = asyncio.run(run.shortlist(kind, form))
-        bounds.append(_bound(run.folder, form, run.candidates))
-    for engine in peers:
-        run.terminal.err.rule(f"{form}, peer {engine}")
-        theirs[engine] = asyncio.run(run.peer(engine, form))
-        bounds.append(_bound(run.folder, form, run.candidates))
+    contestants = list(run.contestants(form, kinds, peers))
+    turns = asyncio.run(compete(contestants, run.folder, run.effort, run.terminal.err.print))
+    bounds.append(_bound(run.folder, form, run.candidates))
     best = max(bounds, key=lambda bound: bound.rps)
-    for one in (*ours.values(), *theirs.values()):
-        one["of_bound"] = one["saturation_rps"] / best.rps
-        # The index of all items, whoever holds it: its search is the same each time.
-        if one["recall@1000"] is None:
-            one["recall@1000"] = best.recall
+    figures = {name: _figures(taken, best) for name, taken in turns.items()}
+    ours = [name for name in turns if name in KINDS]
     return {
-        **ours,
+        **{name: figures[name] for name in ours},
         "bound_rps": best.rps,
         "bounds": [asdict(bound) for bound in bounds],
-        "peers": theirs,
+        "peers": {name: figures[name] for name in peers},
+        "ratios": {
+            name: {"bound": figures[name]["of_bound"]}
+            | {peer: ratio(turns[name], turns[peer]) for peer in peers}
+            for name in ours
+        },
+    }
+
+
+def _figures(turns: Sequence[Turn], bound: Bound) -> dict[str, Any]:
+    figures = summary(turns)
+    half = figures["at_50%"]
+    # The index of all items, whoever holds it: its search is the same each time.
+    recall = half["recall"] if half["recall"] is not None else bound.recall
+    return {
+        **figures,
+        "of_bound": figures["saturation_rps"] / bound.rps,
+        "p99_ms": half["p99_ms"],
+        "recall@1000": recall,
+        "orchestrator_cpu_ms": half["orchestrator_cpu_ms"],
     }
 
 
@@ -185,21 +218,23 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _table(result: dict[str, Any], forms: tuple[str, ...], kinds: tuple[str, ...]) -> Table:
-    table = Table("", title=f"{result['items']:,} items, {result['candidates']} candidates")
+def _table(sizes: dict[str, Any], forms: dict[str, dict[str, Any]]) -> Table:
+    table = Table(
+        "", title=f"{sizes['items']:,} items, {sizes['candidates']} candidates, medians of rounds"
+    )
     columns: list[dict[str, Any]] = []
-    for form in dict.fromkeys(forms):
-        for kind in dict.fromkeys(kinds):
+    for form, result in forms.items():
+        for kind in (kind for kind in KINDS if kind in result):
             table.add_column(f"{form}, {kind}", justify="right")
-            columns.append(result[form][kind])
-        for engine, figures in result[form]["peers"].items():
+            columns.append(result[kind])
+        for engine, figures in result["peers"].items():
             table.add_column(f"{form}, peer {engine}", justify="right")
             columns.append(figures)
 
     def row(name: str, *path: str, of: str = "{:.1f}") -> None:
         values: list[Any] = columns
         for step in path:
-            values = [value[step] for value in values]
+            values = [value.get(step) if isinstance(value, dict) else None for value in values]
         shown = (value is not None and math.isfinite(value) for value in values)
         table.add_row(
             name, *(of.format(v) if show else "" for v, show in zip(values, shown, strict=True))
@@ -214,7 +249,21 @@ def _table(result: dict[str, Any], forms: tuple[str, ...], kinds: tuple[str, ...
     row("retrieval p99 ms at 50%", "p99_ms", "retrieval")
     row("ranking p99 ms at 50%", "p99_ms", "ranking")
     row("orchestrator CPU ms a page", "orchestrator_cpu_ms", of="{:.2f}")
+    row("all CPU ms a page", "at_50%", "all_cpu_ms", of="{:.2f}")
     row("coverage", "at_50%", "coverage", of="{:.4f}")
+    return table
+
+
+def _targets_table(targets: list[dict[str, Any]]) -> Table:
+    table = Table("target", "wanted", "measured", "met")
+    for one in targets:
+        measured = one["measured"]
+        table.add_row(
+            one["name"],
+            f"{'<=' if one['at_most'] else '>='} {one['wanted']:g}",
+            "" if measured is None else f"{measured:.3g}",
+            "yes" if one["met"] else "no",
+        )
     return table
 
 

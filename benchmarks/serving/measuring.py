@@ -18,12 +18,10 @@ from benchmarks.serving.systems import Running
 from benchmarks.serving.wire import Answer, Api
 from shortlist.launch import child_environment, module_command
 
-__all__ = ["Effort", "measure"]
+__all__ = ["Effort", "Meter", "load_generator"]
 
 Tell = Callable[[str], None]
 
-_FIRST_RPS = 10.0
-_FACTOR = 1.3  # from one rate to the next
 _KEPT_UP = 0.95  # of what was offered: below it the system is saturated
 _TRACED_EVERY = 5
 _STAGES = {"retrieval": ("retrieve",), "ranking": ("rank",)}
@@ -33,30 +31,12 @@ _STAGES = {"retrieval": ("retrieve",), "ranking": ("rank",)}
 class Effort:
     """How long to look."""
 
-    warm_s: float = 5.0
-    rising_s: float = 5.0  # at each rate
-    steady_s: float = 20.0  # at 50 and 80 % of saturation
-
-
-async def measure(
-    system: Running, api: Api, workdir: Path, effort: Effort, tell: Tell
-) -> dict[str, Any]:
-    """The figures of one system; a page that is not complete counts as an error."""
-    async with load_generator() as generator:
-        meter = _Meter(system, generator, api)
-        await meter.run(_FIRST_RPS, effort.warm_s)
-        saturation, rising = await _saturate(meter, effort.rising_s, tell)
-        result: dict[str, Any] = {"saturation_rps": saturation, "rising": rising}
-        for share in (0.5, 0.8):
-            tell(f"{share:.0%} of {saturation:.0f} req/s")
-            result[f"at_{share:.0%}"] = await _steady(
-                meter, workdir, share * saturation, effort.steady_s
-            )
-    half = result["at_50%"]
-    result["p99_ms"] = half["p99_ms"]
-    result["recall@1000"] = half["recall"]
-    result["orchestrator_cpu_ms"] = half["cpu_ms"][system.orchestrator.name]
-    return result
+    rounds: int = 5  # in which every system has its turn
+    warm_s: float = 5.0  # once a system has started
+    again_s: float = 1.5  # before each later turn
+    rising_s: float = 3.0  # at each rate
+    steady_s: float = 7.0  # below saturation
+    first_rps: float = 15.0
 
 
 @contextlib.asynccontextmanager
@@ -66,8 +46,11 @@ async def load_generator() -> AsyncIterator[LoadGenerator]:
         yield generator
 
 
-class _Meter:
-    """Puts load on a system and reads its processes' clocks before and after."""
+class Meter:
+    """Puts load on a system and reads its processes' clocks before and after.
+
+    A page that is not complete counts as an error.
+    """
 
     def __init__(self, system: Running, generator: LoadGenerator, api: Api) -> None:
         self._system, self._generator, self._api = system, generator, api
@@ -90,30 +73,34 @@ class _Meter:
         )
         return step, self._api.parse_all(step.answers)
 
+    async def saturate(
+        self, first_rps: float, factor: float, seconds: float, tell: Tell
+    ) -> tuple[float, list[dict[str, float]]]:
+        """Rates that rise by `factor` until the system falls behind at two of them; the most that
+        it answered a second, and what came of each rate."""
+        rate, best, behind = first_rps, 0.0, 0
+        rising = []
+        while behind < 2:
+            step, answers = await self.run(rate, seconds)
+            complete = float(np.mean([one.complete for one in answers])) if answers else 0.0
+            good = step.ok_rps * complete
+            p99 = step.latency_ms["p99"]
+            tell(f"{rate:.0f} req/s offered, {good:.0f} answered, p99 {p99:.0f} ms")
+            rising.append({"offered_rps": rate, "ok_rps": good, "p99_ms": p99})
+            best = max(best, good)
+            behind = behind + 1 if good < _KEPT_UP * rate else 0
+            rate *= factor
+        return best, rising
+
+    async def steady(self, workdir: Path, rate: float, seconds: float) -> dict[str, Any]:
+        """Latencies, CPU by process, memory and recall at a rate that it keeps up with."""
+        return await _steady(self, workdir, rate, seconds)
+
     def cpu_s(self) -> dict[str, float]:
         return {one.name: one.cpu_s for one in self._system.processes}
 
 
-async def _saturate(
-    meter: _Meter, seconds: float, tell: Tell
-) -> tuple[float, list[dict[str, float]]]:
-    """Rising rates until the system falls behind at two of them; the most that it answered."""
-    rate, best, behind = _FIRST_RPS, 0.0, 0
-    rising = []
-    while behind < 2:
-        step, answers = await meter.run(rate, seconds)
-        complete = float(np.mean([one.complete for one in answers])) if answers else 0.0
-        good = step.ok_rps * complete
-        p99 = step.latency_ms["p99"]
-        tell(f"{rate:.0f} req/s offered, {good:.0f} answered, p99 {p99:.0f} ms")
-        rising.append({"offered_rps": rate, "ok_rps": good, "p99_ms": p99})
-        best = max(best, good)
-        behind = behind + 1 if good < _KEPT_UP * rate else 0
-        rate *= _FACTOR
-    return best, rising
-
-
-async def _steady(meter: _Meter, workdir: Path, rate: float, seconds: float) -> dict[str, Any]:
+async def _steady(meter: Meter, workdir: Path, rate: float, seconds: float) -> dict[str, Any]:
     probe = RecallProbe(workdir, meter.system.shards)
     before = meter.cpu_s()
     async with probe.running() if meter.system.shards else contextlib.nullcontext():
@@ -121,6 +108,7 @@ async def _steady(meter: _Meter, workdir: Path, rate: float, seconds: float) -> 
     after = meter.cpu_s()
     await probe.close()
     done = max(1, step.statuses.get("OK", 0))
+    cpu_ms = {name: 1000 * (after[name] - before[name]) / done for name in after}
     return {
         "offered_rps": rate,
         "ok_rps": step.ok_rps,
@@ -131,7 +119,9 @@ async def _steady(meter: _Meter, workdir: Path, rate: float, seconds: float) -> 
             "page": step.latency_ms["p99"],
         },
         "stages_ms": _medians(answers),
-        "cpu_ms": {name: 1000 * (after[name] - before[name]) / done for name in after},
+        "cpu_ms": cpu_ms,
+        "all_cpu_ms": sum(cpu_ms.values()),
+        "orchestrator_cpu_ms": cpu_ms[meter.system.orchestrator.name],
         "memory_mb": {one.name: dict(one.memory_mb) for one in meter.system.processes},
         "coverage": float(np.mean([one.covered for one in answers])),
         "degraded": sum(one.degraded for one in answers),

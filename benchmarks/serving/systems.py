@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+import re
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import grpc
+import psutil
 
 from benchmarks.serving.world import retrieval_version
 from orchestrator.supervisor import Child, ChildSpec, Role, Supervisor, SupervisorOptions, Wave
@@ -18,8 +24,11 @@ from shortlist.launch import module_command
 __all__ = ["KINDS", "PEERS", "Process", "Running", "running", "running_peers"]
 
 KINDS = ("embedded", "distributed")
-PEERS = ("savedmodel", "keras")
+PEERS = ("savedmodel", "keras", "ray_serve")
 _START_S = 300.0
+_RAY_STOP_S = 60.0
+_RAY_HEALTH = "/ray.serve.RayServeAPIService/Healthz"
+_RAY_INGRESS = "Recommender"  # the deployment
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -54,6 +63,7 @@ class Running:
 
     target: str  # of its orchestrator
     processes: tuple[Process, ...]
+    roots: tuple[int, ...]  # process ids; the system is these and what they started
 
     @property
     def orchestrator(self) -> Process:
@@ -63,6 +73,19 @@ class Running:
     def shards(self) -> tuple[str, ...]:
         """Addresses of our retrieval processes; none where they are part of the orchestrator."""
         return tuple(one.address for one in self.processes if one.name.startswith("retrieval-"))
+
+    def pause(self) -> None:
+        """Stop all processes where they are: they take no CPU until `resume`."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for root in self.roots:
+            for one in _tree(root):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.send_signal(number)
 
 
 @contextlib.asynccontextmanager
@@ -97,11 +120,12 @@ async def running(
         )
     )
     options = SupervisorOptions(start_timeout_s=_START_S)
-    supervisor = Supervisor(workdir / "run", waves, options=options)
+    supervisor = Supervisor(_run_folder(workdir, kind), waves, options=options)
     async with supervisor.running():
         yield Running(
             target=supervisor.children[-1].address,
             processes=tuple(map(_process, supervisor.children)),
+            roots=tuple(child.pid for child in supervisor.children),
         )
 
 
@@ -110,6 +134,10 @@ async def running_peers(
     workdir: Path, engine: str, form: str, *, rankers: int = 2
 ) -> AsyncIterator[Running]:
     """One process that searches, `rankers` that score, and one that asks them."""
+    if engine == "ray_serve":
+        async with _running_ray(workdir, form, rankers) as system:
+            yield system
+        return
 
     def spec(name: str, role: Role, *options: str) -> ChildSpec:
         command = module_command(
@@ -131,12 +159,86 @@ async def running_peers(
         return [spec("peer-orchestrator", "orchestrator", *options)]
 
     options = SupervisorOptions(start_timeout_s=_START_S)
-    supervisor = Supervisor(workdir / "run", [tiers, orchestrators], options=options)
+    supervisor = Supervisor(_run_folder(workdir, engine), [tiers, orchestrators], options=options)
     async with supervisor.running():
         yield Running(
             target=supervisor.children[-1].address,
             processes=tuple(map(_process, supervisor.children)),
+            roots=tuple(child.pid for child in supervisor.children),
         )
+
+
+@contextlib.asynccontextmanager
+async def _running_ray(workdir: Path, form: str, rankers: int) -> AsyncIterator[Running]:
+    command = module_command(
+        "benchmarks.serving.peers.ray_serve",
+        *("--workdir", str(workdir), "--form", form, "--rankers", str(rankers)),
+    )
+    spec = ChildSpec(name="peer-ray-serve", role="orchestrator", command=tuple(command))
+    options = SupervisorOptions(start_timeout_s=_START_S, grace_s=_RAY_STOP_S)
+    supervisor = Supervisor(
+        _run_folder(workdir, "ray_serve"),
+        [lambda _: [spec]],
+        options=options,
+        probe=_is_healthy_ray,
+    )
+    async with supervisor.running():
+        (child,) = supervisor.children
+        yield Running(
+            target=child.address,
+            processes=tuple(_ray_processes(child)),
+            roots=(child.pid,),
+        )
+
+
+async def _is_healthy_ray(target: str) -> bool:
+    options = [("grpc.enable_http_proxy", 0)]
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
+        try:
+            await channel.unary_unary(_RAY_HEALTH)(b"", timeout=2)
+        except grpc.aio.AioRpcError:
+            return False
+    return True
+
+
+def _ray_processes(child: Child) -> Iterator[Process]:
+    """All that Ray started, by what they call themselves; its spare workers have no part in it."""
+    counts: Counter[str] = Counter()
+    for one in _tree(child.pid):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            name = _name(one.cmdline()) or one.name()
+            if name == "IDLE":
+                continue
+            counts[name] += 1
+            yield Process(
+                name=f"{name}-{counts[name]}",
+                pid=one.pid,
+                address=child.address if name == _RAY_INGRESS else "",
+                metrics_port=None,
+            )
+
+
+def _name(command: Sequence[str]) -> str:
+    """`Ranking` of `ray::ServeReplica:default:Ranking`, else the program, module or script."""
+    if "-m" in command[:-1]:
+        program = command[command.index("-m") + 1]
+    else:
+        program = next((word for word in command if word.endswith(".py")), "".join(command[:1]))
+    return re.split(r"[/:.]", program.removesuffix(".py").split(" ")[0])[-1]
+
+
+def _tree(root: int) -> list[psutil.Process]:
+    """A process and what it started, directly or not."""
+    try:
+        process = psutil.Process(root)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _run_folder(workdir: Path, system: str) -> Path:
+    """Several systems may run over one world at once, each in a folder of its own."""
+    return workdir / "run" / system
 
 
 def _alone(workdir: Path) -> Wave:

@@ -20,7 +20,15 @@ from ranking_svc.models.dcn import PARITY, DcnWeights
 from shortlist.config import DcnConfig
 from training.dcn import Dcn, Sizes
 
-__all__ = ["Inputs", "ModelDiffers", "check_parity", "eager_model", "save_model", "saved_model"]
+__all__ = [
+    "Inputs",
+    "ModelDiffers",
+    "Network",
+    "check_parity",
+    "eager_model",
+    "save_model",
+    "saved_model",
+]
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -106,12 +114,44 @@ def eager_model(weights: DcnWeights, item_slots: list[tuple[int, int]], example:
     return score
 
 
+class Network(tf.Module):
+    """The layers of our training with our weights, from the network's input x0 on."""
+
+    def __init__(self, weights: DcnWeights) -> None:
+        super().__init__()
+        model = _empty_model(weights, [])
+        self._crosses, self._hidden, self._output = model.crosses, model.hidden, model.output
+        self._stacked = weights.structure == "stacked"
+        self(tf.zeros((1, weights.width)))  # makes the layers
+        _assign(model, weights)
+
+    def __call__(self, x0: tf.Tensor) -> tf.Tensor:
+        """float32 [n, outputs]"""
+        x = x0
+        for cross in self._crosses:
+            x = cross(x0, x)
+        deep = x if self._stacked else x0
+        for layer in self._hidden:
+            deep = layer(deep)
+        return self._output(deep if self._stacked else tf.concat([x, deep], axis=1))
+
+
 def _model(weights: DcnWeights, item_slots: list[tuple[int, int]], example: Arrays) -> Dcn:
-    rank = weights.crosses[0].kernels[0].shape[1]
+    model = _empty_model(weights, item_slots)
+    model.item_table, model.user_table, model.context_table = map(
+        tf.Variable, (weights.item_tokens, weights.user_tokens, weights.context_tokens)
+    )
+    model({name: tf.constant(one) for name, one in example.items()})  # makes the layers
+    _assign(model, weights)
+    return model
+
+
+def _empty_model(weights: DcnWeights, item_slots: list[tuple[int, int]]) -> Dcn:
+    """Of the same shape; its layers are made when it is called first."""
     config = DcnConfig(
         structure=weights.structure,
         cross_layers=len(weights.crosses),
-        projection_dim=rank,
+        projection_dim=weights.crosses[0].kernels[0].shape[1],
         hidden=tuple(len(bias) for _, bias in weights.hidden),
     )
     tables = (weights.item_tokens, weights.user_tokens, weights.context_tokens)
@@ -122,9 +162,10 @@ def _model(weights: DcnWeights, item_slots: list[tuple[int, int]], example: Arra
         loss_shares=np.ones(len(weights.heads)),
         has_value=False,
     )
-    model = Dcn(config, sizes, (weights.mean, weights.std))
-    model.item_table, model.user_table, model.context_table = map(tf.Variable, tables)
-    model({name: tf.constant(one) for name, one in example.items()})  # makes the layers
+    return Dcn(config, sizes, (weights.mean, weights.std))
+
+
+def _assign(model: Dcn, weights: DcnWeights) -> None:
     for layer, cross in zip(model.crosses, weights.crosses, strict=True):
         kernels = [one for one in layer.trainable_variables if one.shape.rank == 2]
         (bias,) = (one for one in layer.trainable_variables if one.shape.rank == 1)
@@ -134,7 +175,6 @@ def _model(weights: DcnWeights, item_slots: list[tuple[int, int]], example: Arra
     for layer, (kernel, bias) in zip(model.hidden, weights.hidden, strict=True):
         layer.set_weights([kernel, bias])
     model.output.set_weights([weights.output_kernel, weights.output_bias])
-    return model
 
 
 def check_parity(

@@ -24,10 +24,9 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from benchmarks.serving.peers import messages
 from benchmarks.serving.peers.messages import METHODS, Candidates, Page, Query, ScoreQuery, Scores
-from shortlist.artifacts import ArtifactStore
+from benchmarks.serving.peers.stages import PAGE, Searcher, open_scorer
 
 _THREADS = 16
-_PAGE = 20
 _NO_PROXY = [("grpc.enable_http_proxy", 0)]
 Handler = Callable[[Any, Any], Any]
 
@@ -66,43 +65,21 @@ def main(
 
 
 def _retrieve(workdir: Path) -> Handler:
-    """The same index with the same settings: equal recall."""
-    from benchmarks.serving.bound import open_index
-
-    keys, index = open_index(workdir)
-    vectors = np.load(workdir / "peers" / "users.npy", mmap_mode="r")
-    rows_of = {name: row for row, name in enumerate(_user_ids(len(vectors)))}
-    k = json.loads((workdir / "world.json").read_text("utf-8"))["candidates"]
-    del keys
+    search = Searcher(workdir)
 
     def handler(request: Any, _: Any) -> Any:
-        rows, scores = index.search(np.asarray(vectors[rows_of[request.user]]), k)
+        rows, scores = search(request.user)
         return Candidates(rows=rows.tolist(), scores=scores.tolist())
 
     return handler
 
 
 def _score(workdir: Path, form: str, engine: str) -> Handler:
-    import tensorflow as tf
-
-    from benchmarks.serving.peers.model import Inputs, eager_model, saved_model
-    from benchmarks.serving.peers.preparing import item_slots
-    from benchmarks.serving.rankers import load_weights
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    artifact = ArtifactStore(workdir / "artifacts").open("ranking", form).path
-    inputs = Inputs.open(workdir / "peers", artifact)
-    if engine == "savedmodel":
-        score = saved_model(workdir / "peers" / form)
-    else:
-        example = inputs.of(np.arange(2))
-        score = eager_model(load_weights(artifact), item_slots(artifact), example)
-    score(inputs.of(np.arange(1000)))
+    score = open_scorer(workdir, form, engine)
 
     def handler(request: Any, _: Any) -> Any:
         rows = np.fromiter(request.rows, np.int64, len(request.rows))
-        return Scores(scores=score(inputs.of(rows)).tolist())
+        return Scores(scores=score(rows).tolist())
 
     return handler
 
@@ -116,7 +93,7 @@ def _recommend(workdir: Path, retrieval: str, rankers: tuple[str, ...]) -> Handl
     def handler(request: Any, _: Any) -> Any:
         found = retrieve(Query(user=request.user))
         scores = next(turns)(ScoreQuery(user=request.user, rows=found.rows)).scores
-        best = sorted(zip(scores, found.rows, strict=True), reverse=True)[:_PAGE]
+        best = sorted(zip(scores, found.rows, strict=True), reverse=True)[:PAGE]
         return Page(ids=[str(ids[row]) for _, row in best], scores=[score for score, _ in best])
 
     return handler
@@ -151,10 +128,6 @@ def _serve(method: str, handler: Handler, query: Any, address: str) -> None:
     click.echo(json.dumps({"event": "serving", "port": port}))
     stopped.wait()
     server.stop(1).wait()
-
-
-def _user_ids(count: int) -> list[str]:
-    return [f"user-{number:06d}" for number in range(count)]
 
 
 __all__ = ["main", "messages"]

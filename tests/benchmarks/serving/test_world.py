@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from benchmarks.serving.__main__ import main
 from benchmarks.serving.bound import bound_of, search_cost, sgemm_gflops
 from benchmarks.serving.rankers import FORMS, flops, load_weights
 from benchmarks.serving.recall import RecallProbe
@@ -82,29 +78,6 @@ def test_probes_know_what_their_users_have_seen(world: Path) -> None:
     assert probes.exact.shape == (len(probes.users), SHAPE.candidates)
     for seen, exact in zip(probes.seen, probes.exact, strict=True):
         assert not np.isin(seen, exact).any()
-
-
-def test_the_benchmark_prints_one_object(world: Path) -> None:
-    options: dict[str, Any] = {
-        "--workdir": world,
-        "--items": SHAPE.items,
-        "--users": SHAPE.users,
-        "--candidates": SHAPE.candidates,
-        "--form": "fast",
-        "--system": "embedded",
-        "--seconds": 2,
-        "--rising-seconds": 0.5,
-    }
-    words = [str(word) for pair in options.items() for word in pair]
-    done = CliRunner().invoke(main, [*words, "--json"], catch_exceptions=False)
-    assert done.exit_code == 0
-    result = json.loads(done.stdout)["fast"]
-    embedded = result["embedded"]
-    assert embedded["saturation_rps"] > 0
-    assert embedded["recall@1000"] == 1.0
-    assert embedded["p99_ms"].keys() == {"retrieval", "ranking", "page"}
-    assert embedded["of_bound"] == pytest.approx(embedded["saturation_rps"] / result["bound_rps"])
-    assert embedded["at_50%"]["coverage"] == 1.0
 
 
 async def _page(system: Running) -> Page:
