@@ -26,6 +26,8 @@ from rich.table import Table
 from retrieval_svc.index import BruteForceIndex, Index, build_index, load_index
 from retrieval_svc.rows import NO_ROWS, Allowed, Rows
 
+__all__ = ["clustered_vectors", "main", "measure", "users_between"]
+
 Floats = npt.NDArray[np.float32]
 
 _CLUSTER = 200  # items
@@ -97,7 +99,7 @@ def main(sizes: tuple[int, ...], as_json: bool, **plan: Any) -> None:
 
 def measure(items: int, plan: Plan) -> Row:
     """Build one index, load it again, and ask it and brute force in turn."""
-    vectors = _vectors(items, plan)
+    vectors = clustered_vectors(items, plan.dim, plan.seed)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "index"
         report = build_index(
@@ -112,7 +114,9 @@ def measure(items: int, plan: Plan) -> Row:
         index = load_index(folder, vectors)
         load_s = time.perf_counter() - started
         index_bytes = sum(file.stat().st_size for file in folder.glob("*"))
-    asked = _ask(index, BruteForceIndex(vectors), _users(vectors, plan), plan.k)
+    asked = _ask(
+        index, BruteForceIndex(vectors), users_between(vectors, plan.queries, plan.seed), plan.k
+    )
     return Row(
         items=items,
         dim=plan.dim,
@@ -159,16 +163,18 @@ def _timed(times_ms: list[float], index: Index, query: Floats, k: int, exclude: 
     return rows
 
 
-def _vectors(items: int, plan: Plan) -> Floats:
-    rng = np.random.default_rng(plan.seed)
-    centres = _unit(rng.normal(size=(max(1, items // _CLUSTER), plan.dim)))
-    offsets = rng.standard_normal((items, plan.dim), np.float32) * (_SPREAD / np.sqrt(plan.dim))
+def clustered_vectors(items: int, dim: int, seed: int) -> Floats:
+    """Unit vectors, float32 [items, dim], in clusters of some 200."""
+    rng = np.random.default_rng(seed)
+    centres = _unit(rng.normal(size=(max(1, items // _CLUSTER), dim)))
+    offsets = rng.standard_normal((items, dim), np.float32) * (_SPREAD / np.sqrt(dim))
     return _unit(centres[rng.integers(len(centres), size=items)] + offsets)
 
 
-def _users(vectors: Floats, plan: Plan) -> Floats:
-    rng = np.random.default_rng(plan.seed + 1)
-    return _unit(vectors[rng.integers(len(vectors), size=(plan.queries, 3))].sum(axis=1))
+def users_between(vectors: Floats, count: int, seed: int) -> Floats:
+    """Unit vectors, float32 [count, dim], each between three items."""
+    rng = np.random.default_rng(seed + 1)
+    return _unit(vectors[rng.integers(len(vectors), size=(count, 3))].sum(axis=1))
 
 
 def _unit(vectors: npt.NDArray[Any]) -> Floats:

@@ -1,0 +1,1 @@
+"""Libraries that search and that score, beside the ones we serve with."""
