@@ -17,6 +17,7 @@ __all__ = ["ImpressionLog"]
 _log = logging.getLogger(__name__)
 
 _QUEUE = 2000  # pages that may wait; more are lost and counted
+_GATHER_S = 0.05  # pages of so long are written together: each write waits for the disk
 _AT_ONCE = 64  # pages written side by side: a store commits what waits together
 _FLUSH_S = 2.0  # how long closing waits for the last ones
 _REPORT_EVERY = 1000  # lost pages
@@ -78,6 +79,8 @@ class ImpressionLog:
     async def _write_all(self, store: Store) -> None:
         while True:
             waiting = [await self._queue.get()]
+            if self._queue.qsize() < _AT_ONCE:
+                await asyncio.sleep(_GATHER_S)
             while len(waiting) < _AT_ONCE and not self._queue.empty():
                 waiting.append(self._queue.get_nowait())
             await asyncio.gather(*(self._write(store, one) for one in waiting))
