@@ -6,6 +6,7 @@ disagree about where an item lives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
@@ -14,11 +15,15 @@ import numpy.typing as npt
 
 from shortlist.errors import InvalidField, ShortlistError
 
-__all__ = ["KeyCollision", "check_collisions", "key_of", "keys_of", "shard_of"]
+__all__ = ["KeyCollision", "check_collisions", "key_of", "keys_of", "shard_of", "shard_quota"]
 
 Keys = npt.NDArray[np.uint64]
 
 _KEY_BYTES = 8
+# How many more of the best a shard may have than its share: 5 standard deviations, and 3 for where
+# the distribution is too skew for that to mean much. One query in a million misses an item.
+_DEVIATIONS = 5.0
+_SKEW = 3
 
 
 class KeyCollision(ShortlistError):
@@ -51,6 +56,18 @@ def shard_of(keys: Keys, shards: int) -> npt.NDArray[np.int32]:
     if shards < 1:
         raise InvalidField("shards", f"must be at least 1, got {shards}")
     return (_mix(np.asarray(keys, dtype=np.uint64)) % np.uint64(shards)).astype(np.int32)
+
+
+def shard_quota(k: int, shards: int) -> int:
+    """How many of its best items each shard has to offer so that the best `k` of all are found.
+
+    Where an item is has nothing to do with how good it is, so of the best k a shard has as many as
+    k coins show that fall on one of `shards` sides: k / shards on average, and hardly ever many
+    more. Two shards offer 583 each for the best 1000, a hundred shards 29.
+    """
+    share = 1 / shards
+    deviation = math.sqrt(k * share * (1 - share))
+    return min(k, math.ceil(k * share + _DEVIATIONS * deviation) + _SKEW)
 
 
 def check_collisions(ids: Sequence[str], keys: Keys) -> None:

@@ -22,7 +22,7 @@ from retrieval_svc.slice_files import RetrievalMeta, slice_folder
 from retrieval_svc.source_data import SharedData, SourceData
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.config import Config, RetrievalConfig
-from shortlist.ids import shard_of
+from shortlist.ids import shard_of, shard_quota
 from shortlist.starting import resliced
 from training.sources.base import TrainedSource
 
@@ -92,7 +92,7 @@ class Writer:
             slice_folder(self._folder, shard) / name / "index",
             exact_below=self._config.exact_below,
             recall_target=self._config.recall_target,
-            k=self._config.candidates,
+            k=shard_quota(self._config.candidates, len(self._rows)),
             seed=seed,
             queries=queries,
         )

@@ -198,7 +198,7 @@ async def test_an_arm_weighs_sources_in_the_blend() -> None:
 
 async def test_an_arm_has_quotas_of_its_own() -> None:
     arms = {"few": ArmConfig(quotas={"two_tower": 0, "popular": 30})}
-    async with a_world(config=with_arms(arms)) as world:
+    async with a_world(config=with_arms(arms), shards=1) as world:
         page = await world.page(arm="few")
         named = await world.page(arm="few", quotas={"popular": 40})
         few, other = world.shards[0].queries[-2:]

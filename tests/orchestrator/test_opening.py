@@ -6,14 +6,16 @@ import pytest
 
 from shortlist.config import Config, RetrievalConfig
 from shortlist.errors import InvalidRequest, TierUnavailable
+from shortlist.ids import shard_quota
 from tests.orchestrator.world import World, a_world, reasons
 
 QUOTAS = {"two_tower": 70, "popular": 50, "content": 30, "mf": 0}
 CONFIG = Config(retrieval=RetrievalConfig(quotas=QUOTAS))
 
 
-def a_world_of(*sources: str, config: Config = CONFIG) -> World:
-    world = a_world(config=config)
+def a_world_of(*sources: str, config: Config = CONFIG, shards: int = 1) -> World:
+    """One shard is asked for what all together are to find."""
+    world = a_world(config=config, shards=shards)
     for shard in world.shards:
         shard.sources = sources
     return world
@@ -77,10 +79,11 @@ async def test_while_no_shard_was_reached_all_configured_sources_may_be_named() 
 
 
 async def test_one_shard_in_reach_tells_what_the_index_offers() -> None:
-    world = a_world_of("popular", "two_tower")
+    world = a_world_of("popular", "two_tower", shards=2)
     world.shards[1].fails = TierUnavailable("down")
     async with world:
-        assert await asked(world) == {"two_tower": 70, "popular": 50}
+        shares = {"two_tower": shard_quota(70, 2), "popular": shard_quota(50, 2)}
+        assert await asked(world) == shares
         assert reasons(await world.page()) == ["SHARD_DOWN"]
 
 

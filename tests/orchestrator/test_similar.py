@@ -57,7 +57,7 @@ async def test_the_question_is_about_somebody_whose_whole_history_is_the_item() 
 
 async def test_only_sources_that_start_from_items_are_asked_where_offered_and_on() -> None:
     retrieval = RetrievalConfig(quotas={"mf": 0})
-    world = a_world(config=Config(retrieval=retrieval))
+    world = a_world(config=Config(retrieval=retrieval), shards=1)
     for shard in world.shards:
         shard.sources = ALL
     async with world:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from shortlist.errors import InvalidField
-from shortlist.ids import KeyCollision, check_collisions, key_of, keys_of, shard_of
+from shortlist.ids import (
+    KeyCollision,
+    check_collisions,
+    key_of,
+    keys_of,
+    shard_of,
+    shard_quota,
+)
 
 
 def test_keys_never_change() -> None:
@@ -50,6 +57,23 @@ def test_a_shard_depends_on_the_key_alone() -> None:
 def test_no_shards_are_refused() -> None:
     with pytest.raises(InvalidField, match="shards"):
         shard_of(keys_of(["a"]), 0)
+
+
+@pytest.mark.parametrize("shards", [2, 3, 8, 100])
+@pytest.mark.parametrize("k", [20, 300, 1000])
+def test_the_best_of_all_are_among_what_the_shards_offer(k: int, shards: int) -> None:
+    quota = shard_quota(k, shards)
+    rng = np.random.default_rng(k + shards)
+    for _ in range(1000):  # any k items are the best for somebody
+        best = rng.integers(0, 2**63, k, dtype=np.uint64)
+        assert np.bincount(shard_of(best, shards)).max() <= quota
+
+
+def test_shards_offer_little_more_than_their_share() -> None:
+    assert shard_quota(1000, 1) == 1000
+    assert shard_quota(5, 100) == 5
+    assert 500 < shard_quota(1000, 2) < 600
+    assert shard_quota(1000, 100) < 30
 
 
 def test_a_collision_names_both_ids() -> None:
