@@ -60,6 +60,7 @@ class Describe:
             draft.ask.return_attributes,
             draft.versions.retrieval,
             draft.ask.budgets.describe(),
+            groups=bool(draft.ask.caps),
         )
         parts = [cards for cards in (draft.cards, found.cards) if cards is not None]
         if not parts and found.failures:
@@ -86,7 +87,7 @@ class LookUp:
         ask = draft.ask
         draft = replace(draft, versions=_versions(draft))
         found = await self._fanout.describe(
-            ask.item_keys, (), draft.versions.retrieval, ask.budgets.describe()
+            ask.item_keys, (), draft.versions.retrieval, ask.budgets.describe(), groups=False
         )
         if ask.release.retrieval:
             check_not_lost(found.failures)

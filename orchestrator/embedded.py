@@ -8,11 +8,12 @@ from pathlib import Path
 from orchestrator.assemble import assemble
 from orchestrator.pipeline import Recommender
 from ranking_svc.ranker import LocalRanker
+from retrieval_svc.recall_monitor import RecallMonitor
 from retrieval_svc.shard import LocalRetriever
 from retrieval_svc.slice_files import RetrievalMeta
 from retrieval_svc.versions import TIER
 from shortlist.artifacts import ArtifactStore
-from shortlist.config import Config, DeploymentConfig
+from shortlist.config import Config
 from shortlist.schema import Schema
 from shortlist.starting import starting_versions
 from shortlist.stores import ProfileStore, Store
@@ -37,15 +38,20 @@ async def embedded(
 
     Without versions the current ones are served; profiles, artifacts and configuration are the
     workdir's unless given. Given profiles are all that is known of users: then nothing is taken in
-    and nothing of the workdir's store shows. `watches` hear of pages and events. Loading runs off
-    the event loop. Raises `ArtifactNotFound`, `ArtifactCorrupt`, `ArtifactRefused`.
+    and nothing of the workdir's store shows. `watches` hear of pages, events and recall. Loading
+    runs off the event loop. Raises `ArtifactNotFound`, `ArtifactCorrupt`, `ArtifactRefused`.
     """
     config = config or Config.load(workdir / "shortlist.yaml")
     versions = ArtifactStore(artifacts or workdir / "artifacts")
     store = open_store(config.store, workdir)
     shards, ranker = await asyncio.gather(
         asyncio.to_thread(
-            _shards, versions, retrieval_version, None if profiles else store, config.deployment
+            _shards,
+            versions,
+            retrieval_version,
+            None if profiles else store,
+            config,
+            watches or Watches(),
         ),
         asyncio.to_thread(
             LocalRanker.open,
@@ -79,7 +85,11 @@ async def embedded(
 
 
 def _shards(
-    store: ArtifactStore, version: str | None, live: Store | None, config: DeploymentConfig
+    store: ArtifactStore,
+    version: str | None,
+    live: Store | None,
+    config: Config,
+    watches: Watches,
 ) -> list[LocalRetriever]:
     """One local shard per slice of the version, which is verified once."""
     artifact = store.open(TIER, starting_versions(store, TIER, version)[0])
@@ -89,8 +99,9 @@ def _shards(
             shard,
             version,
             live=live,
-            memory_factor=config.memory_factor,
+            memory_factor=config.deployment.memory_factor,
             verified=artifact,
+            recall=RecallMonitor.wanted(config.serving.recall_share, watches.recall),
         )
         for shard in range(RetrievalMeta.of(artifact).shards)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeVar
@@ -21,7 +21,7 @@ from shortlist.errors import (
     TierUnavailable,
     VersionNotServed,
 )
-from shortlist.ids import shard_of
+from shortlist.ids import shard_of, shard_quota
 from shortlist.page import Coverage, Degradation, DegradationReason
 from shortlist.tiers import (
     Floats,
@@ -104,9 +104,15 @@ class ShardFanout:
         return await self._retrieve_version(query, index.version, deadline)
 
     async def describe(
-        self, keys: Keys, fields: tuple[str, ...], index_version: str, deadline: Deadline
+        self,
+        keys: Keys,
+        fields: tuple[str, ...],
+        index_version: str,
+        deadline: Deadline,
+        *,
+        groups: bool = True,
     ) -> DescribedItems:
-        """Cards of `keys`, each asked of the shard that owns it.
+        """Cards of `keys`, each asked of the shard that owns it; without `groups` these are empty.
 
         Raises `InvalidRequest` for a field that items do not have.
         """
@@ -118,7 +124,7 @@ class ShardFanout:
         ]
         answers = await asyncio.gather(
             *(
-                self._describe_chunk(at, chunk, fields, index_version, deadline)
+                self._describe_chunk(at, chunk, fields, index_version, groups, deadline)
                 for at, chunk in asked
             )
         )
@@ -141,16 +147,15 @@ class ShardFanout:
     async def _retrieve_version(
         self, query: RetrieveQuery, version: str, deadline: Deadline
     ) -> Retrieved:
+        index = self._versions.find(version)
+        asked = replace(query, index_version=version, quotas=_each_shards(query.quotas, index))
         answers = await asyncio.gather(
-            *(
-                self._retrieve_shard(at, replace(query, index_version=version), deadline)
-                for at in range(len(self._groups))
-            )
+            *(self._retrieve_shard(at, asked, deadline) for at in range(len(self._groups)))
         )
         slices = _distinct([answer for answer in answers if isinstance(answer, RetrievedSlice)])
         failures = [answer for answer in answers if isinstance(answer, Degradation)]
         failures.extend(failure for one in slices for failure in _source_failures(one))
-        index = self._versions.find(version) or _index_of(version, slices)
+        index = index or _index_of(version, slices)
         return Retrieved(
             index=index,
             slices=slices,
@@ -172,10 +177,16 @@ class ShardFanout:
         return answer
 
     async def _describe_chunk(
-        self, at: int, keys: Keys, fields: tuple[str, ...], version: str, deadline: Deadline
+        self,
+        at: int,
+        keys: Keys,
+        fields: tuple[str, ...],
+        version: str,
+        groups: bool,
+        deadline: Deadline,
     ) -> ItemCards | Degradation:
         async def ask(replica: Retriever) -> ItemCards:
-            return await replica.describe(keys, fields, version or None)
+            return await replica.describe(keys, fields, version or None, groups)
 
         return await self._or_degradation(at, ask, deadline)
 
@@ -243,6 +254,15 @@ class ShardFanout:
         )
 
 
+def _each_shards(quotas: Mapping[str, int], index: ServedIndex | None) -> dict[str, int]:
+    """What to ask each shard for, so that the best of all together are what `quotas` asks for.
+
+    A shard that is away takes its share with it: coverage tells.
+    """
+    shards = index.shards if index else 1
+    return {source: shard_quota(k, shards) for source, k in quotas.items()}
+
+
 def merge_sources(
     slices: Sequence[RetrievedSlice], quotas: dict[str, int]
 ) -> tuple[SourceCandidates, ...]:
@@ -260,10 +280,13 @@ def merge_top_k(source: str, parts: Sequence[SourceCandidates], k: int) -> Sourc
     divided over shards. Weight and offset are the index version's, hence the same in all parts."""
     keys: Keys = np.concatenate([part.keys for part in parts] or [np.empty(0, np.uint64)])
     scores: Floats = np.concatenate([part.scores for part in parts] or [np.empty(0, np.float32)])
-    best = np.lexsort((keys, -scores))[:k]
     if not parts:
         return SourceCandidates(source=source, keys=keys, scores=scores)
-    return replace(parts[0], keys=keys[best], scores=scores[best])
+    best = np.argsort(-scores, kind="stable")  # fast on what is in order part by part
+    ordered = scores[best]
+    if (ordered[1:] == ordered[:-1]).any():
+        best = np.lexsort((keys, -scores))
+    return replace(parts[0], keys=keys[best[:k]], scores=scores[best[:k]])
 
 
 def _distinct(slices: Sequence[RetrievedSlice]) -> tuple[RetrievedSlice, ...]:

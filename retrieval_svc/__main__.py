@@ -47,6 +47,7 @@ def main(arguments: ServiceArguments, shard: int, shards: int | None, threads: i
 
 
 async def _run(arguments: ServiceArguments, shard: int, shards: int | None, threads: int) -> None:
+    from retrieval_svc.recall_monitor import RecallMonitor
     from retrieval_svc.servicer import add_services
     from retrieval_svc.shard import LocalRetriever
     from shortlist.artifacts import ArtifactStore
@@ -61,6 +62,9 @@ async def _run(arguments: ServiceArguments, shard: int, shards: int | None, thre
         live=live,
         shards=shards,
         memory_factor=arguments.config.deployment.memory_factor,
+        recall=RecallMonitor.wanted(
+            arguments.config.serving.recall_share, arguments.watches.recall
+        ),
     )
     server = arguments.server()
     add_services(server, retriever, retriever.versions)

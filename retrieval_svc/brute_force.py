@@ -32,6 +32,11 @@ class Index(Protocol):
         """`exact` or `scann`."""
         ...
 
+    @property
+    def exact(self) -> Index:
+        """One over the same rows that misses nothing."""
+        ...
+
     def search(self, query: Floats, k: int, allowed: Allowed = EVERY_ROW) -> Hits:
         """The best `k` rows for `query` of those that are allowed.
 
@@ -56,6 +61,10 @@ class BruteForceIndex:
 
     def __init__(self, vectors: Floats) -> None:
         self._vectors = vectors  # float32 [n, dim]
+
+    @property
+    def exact(self) -> BruteForceIndex:
+        return self
 
     def search(self, query: Floats, k: int, allowed: Allowed = EVERY_ROW) -> Hits:
         check_query(query, self._vectors.shape[1])

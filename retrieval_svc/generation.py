@@ -148,10 +148,14 @@ class Generation:
         )
 
     def describe(
-        self, keys: Keys, fields: tuple[str, ...], snapshot: Snapshot | None = None
+        self,
+        keys: Keys,
+        fields: tuple[str, ...],
+        groups: bool = True,
+        snapshot: Snapshot | None = None,
     ) -> ItemCards:
         """Cards of the items of `keys` that are here. Raises `InvalidField` for unknown fields."""
-        here, vectors, columns = (snapshot or self.published).cards(keys, fields)
+        here, vectors, columns = (snapshot or self.published).cards(keys, fields, groups)
         return ItemCards(
             index_version=self.version,
             keys=here,

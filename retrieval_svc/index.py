@@ -134,6 +134,10 @@ class SubsetIndex:
     def kind(self) -> str:
         return self._inner.kind
 
+    @property
+    def exact(self) -> SubsetIndex:
+        return SubsetIndex(self._inner.exact, self._rows)
+
     def search(self, query: Floats, k: int, allowed: Allowed = EVERY_ROW) -> Hits:
         mine = Allowed(
             exclude=places_of(self._rows, allowed.exclude), mask=self._narrow(allowed.mask)

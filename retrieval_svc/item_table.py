@@ -96,7 +96,7 @@ class ItemTable:
         """
         return self._filter.matching(filter)
 
-    def cards(self, rows: Rows, fields: Sequence[str]) -> CardColumns:
+    def cards(self, rows: Rows, fields: Sequence[str], groups: bool = True) -> CardColumns:
         """The items of `rows`. Raises `InvalidField` for a field that no item has."""
         for field in fields:
             if field not in self._fields:
@@ -107,7 +107,7 @@ class ItemTable:
             titles=tuple(title or "" for title in self._values("title", rows)),
             groups={
                 name: tuple(map(_as_group, self._values(self._fields[name], rows)))
-                for name in self._groups
+                for name in (self._groups if groups else ())
             },
             attributes=self._attributes(rows, fields),
         )

@@ -7,7 +7,6 @@ the snapshot; when much has changed, another one builds a new base meanwhile.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import subprocess
 import tempfile
@@ -22,6 +21,7 @@ from retrieval_svc.delta import Drafts, LiveSnapshot
 from retrieval_svc.drafting import Drafter
 from retrieval_svc.folding import FoldPolicy, IndexBuilder, fold
 from retrieval_svc.generation import Generation
+from retrieval_svc.recall_monitor import RecallMonitor, give_way
 from retrieval_svc.rows import Keys
 from retrieval_svc.snapshot import Snapshot
 from shortlist.admin import LoadedVersion, TierStatus
@@ -32,7 +32,6 @@ __all__ = ["LiveGeneration"]
 
 _log = logging.getLogger(__name__)
 
-_NICENESS = 10  # of the thread that puts a new base together
 _CATCH_UP_ROUNDS = 20  # after which the last changes are taken in while others wait
 _AFTER_FAILURE_S = 60.0  # before a new base is tried again
 
@@ -50,8 +49,11 @@ class LiveGeneration:
         *,
         policy: FoldPolicy | None = None,
         clock_ms: Callable[[], int] = _wall_ms,
+        recall: RecallMonitor | None = None,
     ) -> None:
+        """`recall` looks at some of the answers."""
         self.generation = generation
+        self._recall = recall
         self._policy = policy or FoldPolicy()
         self._clock_ms = clock_ms
         self._drafter: Drafter | None = None
@@ -101,10 +103,15 @@ class LiveGeneration:
 
     def retrieve(self, query: RetrieveQuery) -> RetrievedSlice:
         """As `Generation.retrieve`, of what there is now."""
-        return self.generation.retrieve(query, self.snapshot)
+        snapshot = self.snapshot
+        answer = self.generation.retrieve(query, snapshot)
+        if self._recall is not None:
+            self._recall.offer(self.generation, snapshot, query, answer)
+        return answer
 
-    def describe(self, keys: Keys, fields: tuple[str, ...]) -> ItemCards:
-        return self.generation.describe(keys, fields, self.snapshot)
+    def describe(self, keys: Keys, fields: tuple[str, ...], groups: bool = True) -> ItemCards:
+        """As `Generation.describe`, of what there is now."""
+        return self.generation.describe(keys, fields, groups, self.snapshot)
 
     def describe_version(self, *, active: bool) -> LoadedVersion:
         return self.generation.describe_version(active=active, snapshot=self.snapshot)
@@ -137,7 +144,7 @@ class LiveGeneration:
 
     def _rebuild(self) -> None:
         """Build a new base beside the old one, let it catch up, swap."""
-        _give_way()
+        give_way()
         started = time.perf_counter()
         try:
             folder = Path(tempfile.mkdtemp(prefix="shortlist-base-"))
@@ -179,9 +186,3 @@ class LiveGeneration:
         self._process = process
         if self._closed:
             process.kill()
-
-
-def _give_way() -> None:
-    """Let the threads that answer go first, where the system can tell threads apart."""
-    if hasattr(os, "setpriority") and hasattr(threading, "get_native_id"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

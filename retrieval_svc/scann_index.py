@@ -100,7 +100,7 @@ class ScannIndex:
         self.settings = settings
         self._searcher = searcher
         self._vectors = vectors  # float32 [n, dim]
-        self._exact = BruteForceIndex(vectors)
+        self.exact = BruteForceIndex(vectors)
 
     @classmethod
     def load(cls, folder: Path, vectors: Floats) -> ScannIndex:
@@ -137,11 +137,11 @@ class ScannIndex:
             return NO_ROWS, np.empty(0, np.float32)
         fetch = _fetch(wanted, items, allowed)
         if fetch > _MOST_FETCHED * count:  # to score all that are allowed is faster
-            return self._exact.search(query, k, allowed)
+            return self.exact.search(query, k, allowed)
         rows = nearest(self._searcher, self.settings, query, fetch)
         rows = rows[allowed.keep(rows)]
         if len(rows) < wanted:  # the leaves searched, or the neighbourhood, hold too few
-            return self._exact.search(query, k, allowed)
+            return self.exact.search(query, k, allowed)
         return self._rescore(query, rows[:wanted])
 
     def _rescore(self, query: Floats, rows: Rows) -> Hits:

@@ -16,7 +16,7 @@ from retrieval_svc.rows import Keys, Rows, rows_of
 from retrieval_svc.slice_files import RetrievalMeta
 from retrieval_svc.source_data import SharedData, SourceData
 from retrieval_svc.sources import SOURCES, SliceView, Source
-from retrieval_svc.sources.base import CatalogueSource, SharingSource
+from retrieval_svc.sources.base import CatalogueSource, SearchingSource, SharingSource
 from retrieval_svc.sources.observed import LearningSource, ObservedEvents
 from shortlist.errors import ArtifactRefused
 from shortlist.live import EventColumns
@@ -81,6 +81,24 @@ class Segment:
         """Those that know items by what the catalogue says of them; the others, by events."""
         sources = self.sources.items()
         return frozenset(name for name, source in sources if isinstance(source, CatalogueSource))
+
+    @cached_property
+    def misses(self) -> frozenset[str]:
+        """Sources that may miss some of what they look for."""
+        return frozenset(
+            name
+            for name, source in self.sources.items()
+            if isinstance(source, SearchingSource) and source.misses
+        )
+
+    @cached_property
+    def exact(self) -> Segment:
+        """The same with sources that miss nothing."""
+        sources = {
+            name: source.exact() if isinstance(source, SearchingSource) else source
+            for name, source in self.sources.items()
+        }
+        return replace(self, sources=sources)
 
     @staticmethod
     def open(

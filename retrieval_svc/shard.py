@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from retrieval_svc.generation import Generation
 from retrieval_svc.live import LiveGeneration
+from retrieval_svc.recall_monitor import RecallMonitor
 from retrieval_svc.rows import Keys
 from retrieval_svc.slice_files import RetrievalMeta, slice_bytes
 from retrieval_svc.versions import TIER, LoadedGenerations
@@ -25,6 +26,8 @@ __all__ = ["Generation", "LiveGeneration", "LoadedGenerations", "LocalRetriever"
 
 Answer = TypeVar("Answer")
 
+_FEW_CARDS = 256  # take half a millisecond: no longer than the way to another thread and back
+
 
 class LocalRetriever:
     """A `shortlist.tiers.Retriever` over the versions that this process holds.
@@ -33,8 +36,15 @@ class LocalRetriever:
     threads: numpy and ScaNN release the interpreter, and the event loop goes on.
     """
 
-    def __init__(self, versions: LoadedGenerations, *, threads: int = 2) -> None:
+    def __init__(
+        self,
+        versions: LoadedGenerations,
+        *,
+        threads: int = 2,
+        recall: RecallMonitor | None = None,
+    ) -> None:
         self.versions = versions
+        self._recall = recall
         self._pool = ThreadPoolExecutor(
             threads, thread_name_prefix=f"shard-{versions.active.generation.shard}"
         )
@@ -51,30 +61,33 @@ class LocalRetriever:
         shards: int | None = None,
         memory_factor: float = 0.0,
         verified: Artifact | None = None,
+        recall: RecallMonitor | None = None,
     ) -> LocalRetriever:
         """Load one shard of `version`, or of what `starting_versions` names for so many `shards`.
 
         `live` has the log that it follows. Another version is loaded only where `memory_factor`
         times the size of its files is free. `verified` is an artifact that the caller has opened.
+        `recall` looks at some of the answers, and is closed with the shard.
         Raises `ArtifactNotFound`, `ArtifactCorrupt`, `ArtifactRefused` or `ScannUnavailable`.
         """
 
         def first(version: str) -> LiveGeneration:
             known = verified if verified and verified.version == version else None
-            return LiveGeneration(Generation.open(known or store.open(TIER, version), shard))
+            artifact = known or store.open(TIER, version)
+            return LiveGeneration(Generation.open(artifact, shard), recall=recall)
 
         def beside(version: str) -> LiveGeneration:
             artifact = store.open(TIER, version)
             _refuse_other_shards(artifact, versions.active.generation.shards)
             what = f"shard {shard} of {TIER} {version}"
             check_head_room(what, slice_bytes(artifact, shard), factor=memory_factor)
-            return LiveGeneration(Generation.open(artifact, shard))
+            return LiveGeneration(Generation.open(artifact, shard), recall=recall)
 
         def wanted() -> list[str]:
             return starting_versions(store, TIER, version, shards=shards)
 
         versions = LoadedGenerations.starting(wanted, first, beside, store=live)
-        return cls(versions, threads=threads)
+        return cls(versions, threads=threads, recall=recall)
 
     async def start(self) -> None:
         """Catch up with the log and follow it; before the first question. Raises as the store."""
@@ -98,11 +111,13 @@ class LocalRetriever:
             return replace(await self._in_pool(answer), log=known)
 
     async def describe(
-        self, keys: Keys, fields: tuple[str, ...], index_version: str | None
+        self, keys: Keys, fields: tuple[str, ...], index_version: str | None, groups: bool = True
     ) -> ItemCards:
         """Raises `VersionNotServed`, or `InvalidField` for a feature that the items lack."""
         with self.versions.asked(index_version) as generation:
-            return await self._in_pool(lambda: generation.describe(keys, fields))
+            if len(keys) <= _FEW_CARDS:
+                return generation.describe(keys, fields, groups)
+            return await self._in_pool(lambda: generation.describe(keys, fields, groups))
 
     async def status(self) -> RetrieverStatus:
         active, *others = map(self._status, self.versions.active_first)
@@ -113,6 +128,8 @@ class LocalRetriever:
         for one in self.versions.loaded:
             await asyncio.to_thread(one.close)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._recall is not None:
+            self._recall.close()
 
     def _status(self, one: LiveGeneration) -> RetrieverStatus:
         published = one.generation

@@ -207,6 +207,11 @@ class Snapshot:
         segments = tuple(part.at(now_ms) for part in self.segments)
         return replace(self, base=self.base.at(now_ms), segments=segments, _moved=_no_masks())
 
+    def exact(self) -> Snapshot:
+        """The same with sources that miss nothing."""
+        base, *segments = (replace(part, segment=part.segment.exact) for part in self.parts)
+        return replace(self, base=base, segments=tuple(segments), _moved=_no_masks())
+
     def questions(self, query: RetrieveQuery) -> list[Question]:
         """The query, part by part. Raises `InvalidField` for a filter that cannot be answered."""
         asked = SourceQuery(user=query.user)
@@ -237,7 +242,9 @@ class Snapshot:
             there |= part.find(keys)[1]
         return there
 
-    def cards(self, keys: Keys, fields: tuple[str, ...]) -> tuple[Keys, Floats, CardColumns]:
+    def cards(
+        self, keys: Keys, fields: tuple[str, ...], groups: bool = True
+    ) -> tuple[Keys, Floats, CardColumns]:
         """Those of `keys` that are here, in the order asked, their vectors, and what is said of
         them. Raises `InvalidField` for fields that no item has.
         """
@@ -245,7 +252,7 @@ class Snapshot:
         for part in self.parts:
             rows, here = part.find(keys)
             if here.any() or part is self.base:
-                cards = part.segment.items.cards(rows[here], fields)
+                cards = part.segment.items.cards(rows[here], fields, groups)
                 found.append((np.flatnonzero(here), part.segment.vectors[rows[here]], cards))
         places, vectors, columns = zip(*found, strict=True)
         order = np.argsort(np.concatenate(places))

@@ -235,6 +235,9 @@ class ServingConfig(_Section):
     max_message_bytes: Positive = 16 * 1024 * 1024
     max_concurrency: Positive = 256
     drain_s: Annotated[float, Field(ge=0)] = 5.0
+    # Share of a shard's queries that are asked again, exactly, to see what its indexes miss; only
+    # where metrics are counted. 0 = none.
+    recall_share: Annotated[float, Field(ge=0, le=1)] = 0.001
     # No page has an item that does not match, whatever a request asks for; see docs/filters.md.
     filter: Annotated[str, AfterValidator(_filter)] = ""
 

@@ -36,7 +36,15 @@ from shortlist.telemetry import Watches
 if TYPE_CHECKING:
     from shortlist.admin import TierStatus
 
-__all__ = ["CallMetrics", "EventMetrics", "GcPauses", "Metrics", "PageMetrics", "TierMetrics"]
+__all__ = [
+    "CallMetrics",
+    "EventMetrics",
+    "GcPauses",
+    "Metrics",
+    "PageMetrics",
+    "RecallMetrics",
+    "TierMetrics",
+]
 
 # Around the budgets: 30 ms and 100 ms are what a page should take, 200 and 400 what its stages may.
 _CALL_S = (
@@ -64,6 +72,7 @@ class Metrics:
         self.calls = CallMetrics(self.registry)
         self.pages = PageMetrics(self.registry)
         self.events = EventMetrics(self.registry)
+        self.recall = RecallMetrics(self.registry)
         self._pauses = GcPauses()
         self.registry.register(self._pauses)
         self._lag = LoopLag(
@@ -87,8 +96,8 @@ class Metrics:
 
     @property
     def watches(self) -> Watches:
-        """Of an orchestrator's parts."""
-        return Watches(pages=self.pages, events=self.events)
+        """Of the parts of the process."""
+        return Watches(pages=self.pages, events=self.events, recall=self.recall)
 
     def follow(self, status: Callable[[], TierStatus]) -> None:
         """Show what `status` says, whenever somebody scrapes; it is called from another thread."""
@@ -283,6 +292,32 @@ class EventMetrics:
 
     def counted(self, outcome: str, events: int) -> None:
         self._events[outcome,].inc(events)
+
+
+class RecallMetrics:
+    """A `shortlist.telemetry.RecallWatch`: what the indexes of a shard miss."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._true = _Children(
+            Counter(
+                "shortlist_recall_true_items",
+                "Best items of queries that were asked again exactly.",
+                ["source"],
+                registry=registry,
+            )
+        )
+        self._found = _Children(
+            Counter(
+                "shortlist_recall_found_items",
+                "Those of them that the index had found.",
+                ["source"],
+                registry=registry,
+            )
+        )
+
+    def compared(self, source: str, found: int, true: int) -> None:
+        self._true[source,].inc(true)
+        self._found[source,].inc(found)
 
 
 class TierMetrics(Collector):

@@ -143,7 +143,7 @@ class ServiceArguments:
 
     @property
     def watches(self) -> Watches:
-        """What the parts of an orchestrator tell what they do."""
+        """What the parts of the process tell what they do."""
         return self.metrics.watches if self.metrics else Watches()
 
     async def serve(self, server: Server, status: Callable[[], TierStatus]) -> None:

@@ -101,11 +101,15 @@ class RemoteRetriever:
         )
 
     async def describe(
-        self, keys: wire.Keys, fields: tuple[str, ...], index_version: str | None
+        self,
+        keys: wire.Keys,
+        fields: tuple[str, ...],
+        index_version: str | None,
+        groups: bool = True,
     ) -> ItemCards:
         return await self._connection.call(
             self._retrieval.Describe,
-            wire.describe_request_to_proto(keys, fields, index_version),
+            wire.describe_request_to_proto(keys, fields, index_version, groups),
             wire.item_cards_from_proto,
         )
 

@@ -20,6 +20,7 @@ __all__ = [
     "EventWatch",
     "JsonLinesFormatter",
     "PageWatch",
+    "RecallWatch",
     "Unwatched",
     "Watches",
     "request_id",
@@ -98,6 +99,14 @@ class EventWatch(Protocol):
         ...
 
 
+class RecallWatch(Protocol):
+    """Hears of queries to a shard that were asked again, exactly. Called from one thread."""
+
+    def compared(self, source: str, found: int, true: int) -> None:
+        """Of the `true` best items of a source, the answer had `found`."""
+        ...
+
+
 class Unwatched:
     """Every watch of a process that nobody asks for its metrics."""
 
@@ -111,13 +120,16 @@ class Unwatched:
 
     def answered(self, *_: object) -> None: ...
 
+    def compared(self, source: str, found: int, true: int) -> None: ...
+
 
 _UNWATCHED = Unwatched()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watches:
-    """What the parts of an orchestrator tell what they do."""
+    """What the parts of a process tell what they do."""
 
     pages: PageWatch = _UNWATCHED
     events: EventWatch = _UNWATCHED
+    recall: RecallWatch = _UNWATCHED

@@ -188,9 +188,10 @@ class Retriever(Protocol):
         ...
 
     async def describe(
-        self, keys: Keys, fields: tuple[str, ...], index_version: str | None
+        self, keys: Keys, fields: tuple[str, ...], index_version: str | None, groups: bool = True
     ) -> ItemCards:
-        """Cards of the items of `keys` that this shard owns."""
+        """Cards of the items of `keys` that this shard owns; without `groups`, which cost as much
+        as all else on their way, if no cap needs them."""
         ...
 
     async def status(self) -> RetrieverStatus: ...

@@ -281,21 +281,24 @@ def failure_from_proto(message: common_pb2.Degradation) -> StageFailure:
 
 
 def describe_request_to_proto(
-    keys: Keys, fields: tuple[str, ...], index_version: str | None
+    keys: Keys, fields: tuple[str, ...], index_version: str | None, groups: bool = True
 ) -> retrieval_pb2.DescribeRequest:
     return retrieval_pb2.DescribeRequest(
-        keys=_pack(keys, _U64), fields=fields, index_version=index_version or ""
+        keys=_pack(keys, _U64),
+        fields=fields,
+        index_version=index_version or "",
+        without_groups=not groups,
     )
 
 
 def describe_request_from_proto(
     message: retrieval_pb2.DescribeRequest,
-) -> tuple[Keys, tuple[str, ...], str | None]:
-    """The arguments of `Retriever.describe`: keys, fields, index version."""
+) -> tuple[Keys, tuple[str, ...], str | None, bool]:
+    """The arguments of `Retriever.describe`: keys, fields, index version, whether with groups."""
     keys = _column(message.keys, _U64, "keys")
     if len(keys) > MAX_KEYS:
         raise InvalidField("keys", f"{len(keys)} items, most is {MAX_KEYS}")
-    return keys, tuple(message.fields), message.index_version or None
+    return keys, tuple(message.fields), message.index_version or None, not message.without_groups
 
 
 def item_cards_to_proto(cards: ItemCards) -> retrieval_pb2.DescribeResponse:

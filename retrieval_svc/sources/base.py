@@ -22,6 +22,7 @@ __all__ = [
     "CatalogueItems",
     "CatalogueSource",
     "Describer",
+    "SearchingSource",
     "SharingSource",
     "SliceView",
     "Source",
@@ -125,6 +126,20 @@ class SharingSource(Protocol):
 
     def over(self, view: SliceView) -> Self:
         """The same, sharing that part, over other items."""
+        ...
+
+
+@runtime_checkable
+class SearchingSource(Protocol):
+    """A source that finds its items in an index, which may miss some."""
+
+    @property
+    def misses(self) -> bool:
+        """Whether its index is such a one."""
+        ...
+
+    def exact(self) -> Source:
+        """The same over an index that misses nothing."""
         ...
 
 

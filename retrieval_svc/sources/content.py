@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from retrieval_svc.brute_force import Floats, Hits, Index
+from retrieval_svc.brute_force import BruteForceIndex, Floats, Hits, Index
 from retrieval_svc.content_encoder import ContentEncoder
 from retrieval_svc.index import load_source_index
 from retrieval_svc.item_vectors import ItemVectors
@@ -123,6 +123,13 @@ class ContentSource:
 
     def describer(self, view: SliceView) -> Describer:
         return _ContentDescriber(_encoder_of(view), self._taste.items)
+
+    @property
+    def misses(self) -> bool:
+        return self._index.kind != BruteForceIndex.kind
+
+    def exact(self) -> Self:
+        return type(self)(self._taste, self._index.exact)
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
         taste = self._taste.once(query)

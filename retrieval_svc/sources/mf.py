@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from retrieval_svc.brute_force import Floats, Hits, Index
+from retrieval_svc.brute_force import BruteForceIndex, Floats, Hits, Index
 from retrieval_svc.index import load_source_index
 from retrieval_svc.rows import Keys, rows_of
 from retrieval_svc.sources.base import NO_HITS, SliceView, SourceQuery
@@ -94,6 +94,13 @@ class MfSource:
                 f"but the shared factors have {fold_in.dim}"
             )
         return cls(recency, fold_in, load_source_index(view.index_folder, vectors))
+
+    @property
+    def misses(self) -> bool:
+        return self._index.kind != BruteForceIndex.kind
+
+    def exact(self) -> Self:
+        return type(self)(self._recency, self._fold_in, self._index.exact)
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
         factor = query.once("mf/user", lambda: self._factor(query.user.history))

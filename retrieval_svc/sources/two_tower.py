@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from retrieval_svc.brute_force import Hits, Index
+from retrieval_svc.brute_force import BruteForceIndex, Hits, Index
 from retrieval_svc.encoder import UserEncoder
 from retrieval_svc.index import load_index
 from retrieval_svc.source_data import SourceData
@@ -29,6 +29,13 @@ class TwoTowerSource:
 
     def over(self, view: SliceView) -> Self:
         return type(self)(self._encoder, load_index(view.index_folder, view.vectors))
+
+    @property
+    def misses(self) -> bool:
+        return self._index.kind != BruteForceIndex.kind
+
+    def exact(self) -> Self:
+        return type(self)(self._encoder, self._index.exact)
 
     def describer(self, view: SliceView) -> Describer:
         del view  # the encoder knows every item

@@ -336,10 +336,13 @@ class DescribeRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
     INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    WITHOUT_GROUPS_FIELD_NUMBER: _builtins.int
     keys: _builtins.bytes
     """u64 column: item keys; those of other shards are ignored."""
     index_version: _builtins.str
     """Answer from this version or FAILED_PRECONDITION; empty = the active one."""
+    without_groups: _builtins.bool
+    """Leave out the groups of the answer, which only caps need."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Attributes to return, by feature name."""
@@ -350,10 +353,11 @@ class DescribeRequest(_message.Message):
         keys: _builtins.bytes = ...,
         fields: _abc.Iterable[_builtins.str] | None = ...,
         index_version: _builtins.str = ...,
+        without_groups: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "index_version", b"index_version", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "index_version", b"index_version", "keys", b"keys", "without_groups", b"without_groups"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

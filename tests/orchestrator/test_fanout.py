@@ -12,6 +12,7 @@ from orchestrator.fanout import ShardFanout, join_cards, merge_top_k
 from orchestrator.replicas import Replicas
 from orchestrator.versions import IndexVersionTracker
 from shortlist.errors import InvalidField, TierUnavailable, VersionNotServed
+from shortlist.ids import shard_quota
 from shortlist.tiers import History, RetrieveQuery, Retriever, SourceCandidates, UserContext
 from tests.orchestrator.world import SOURCES, ArrayShard, Catalogue
 
@@ -70,6 +71,17 @@ async def test_the_result_does_not_depend_on_the_number_of_shards(shards: int) -
     assert many.coverage.shards_answered == many.coverage.shards_total == shards
     assert many.coverage.items_searched == many.coverage.items_total == 500
     assert many.failures == ()
+
+
+async def test_no_shard_is_asked_for_more_than_it_may_have_of_the_best() -> None:
+    shards = slices(2)
+    fanout = a_fanout(*([shard] for shard in shards))
+    found = await fanout.retrieve(a_query(k=200), Deadline.after(1000))
+    assert [len(one.keys) for one in found.sources] == [200] * len(SOURCES)
+    for shard in shards:
+        (query,) = shard.queries
+        assert set(query.quotas) == set(SOURCES)
+        assert set(query.quotas.values()) == {shard_quota(200, 2)}
 
 
 async def test_every_shard_is_asked_for_the_same_version() -> None:

@@ -125,7 +125,7 @@ class ArrayShard:
         )
 
     async def describe(
-        self, keys: Keys, fields: tuple[str, ...], index_version: str | None
+        self, keys: Keys, fields: tuple[str, ...], index_version: str | None, groups: bool = True
     ) -> ItemCards:
         await self._misbehave(self.fails or self.fails_describe)
         version = self._pinned(index_version)
@@ -137,7 +137,7 @@ class ArrayShard:
             ids=tuple(self.catalogue.ids[row] for row in rows),
             titles=tuple(f"Title {self.catalogue.ids[row]}" for row in rows),
             vectors=self.catalogue.vectors[rows],
-            groups={"genre": tuple(self.catalogue.genres[row] for row in rows)},
+            groups={"genre": tuple(self.catalogue.genres[row] for row in rows)} if groups else {},
             attributes=tuple(
                 {name: self.catalogue.genres[row] for name in fields if name == "genre"}
                 for row in rows

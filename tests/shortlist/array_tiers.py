@@ -77,7 +77,11 @@ class ArrayRetriever:
         )
 
     async def describe(
-        self, keys: wire.Keys, fields: tuple[str, ...], index_version: str | None
+        self,
+        keys: wire.Keys,
+        fields: tuple[str, ...],
+        index_version: str | None,
+        groups: bool = True,
     ) -> ItemCards:
         self._check_version(index_version)
         rows = [int(np.flatnonzero(self._keys == key)[0]) for key in keys if key in self._keys]
@@ -87,7 +91,9 @@ class ArrayRetriever:
             ids=tuple(self._ids[row] for row in rows),
             titles=tuple(f"Title {row}" if row else "" for row in rows),
             vectors=self._vectors[rows],
-            groups={"genre": tuple((f"genre-{row % 3}",) if row % 5 else () for row in rows)},
+            groups={"genre": tuple((f"genre-{row % 3}",) if row % 5 else () for row in rows)}
+            if groups
+            else {},
             attributes=tuple({name: float(row) for name in fields} for row in rows),
         )
 

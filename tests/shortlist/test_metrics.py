@@ -55,6 +55,14 @@ def a_page(*reasons: DegradationReason, searched: int = 10) -> Page:
     )
 
 
+def test_what_indexes_miss_is_counted_by_source() -> None:
+    metrics = Metrics("retrieval")
+    metrics.recall.compared("mf", 97, 100)
+    metrics.recall.compared("mf", 99, 100)
+    assert value(metrics, "shortlist_recall_found_items_total", source="mf") == 196
+    assert value(metrics, "shortlist_recall_true_items_total", source="mf") == 200
+
+
 class TestPages:
     def test_every_stage_has_its_time_and_its_items(self) -> None:
         metrics = Metrics("orchestrator")

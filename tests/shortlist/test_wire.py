@@ -170,10 +170,10 @@ def test_no_cards_survive_the_trip() -> None:
 
 
 def test_a_describe_request_survives_the_trip() -> None:
-    message = wire.describe_request_to_proto(CARDS.keys, ("genre",), None)
-    keys, fields, version = wire.describe_request_from_proto(over_the_wire(message))
+    message = wire.describe_request_to_proto(CARDS.keys, ("genre",), None, groups=False)
+    keys, fields, version, groups = wire.describe_request_from_proto(over_the_wire(message))
     np.testing.assert_array_equal(keys, CARDS.keys)
-    assert (fields, version) == (("genre",), None)
+    assert (fields, version, groups) == (("genre",), None, False)
 
 
 def test_a_score_query_survives_the_trip() -> None:
