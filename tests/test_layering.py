@@ -58,8 +58,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "keras": (),  # Keras 3 and TensorFlow Recommenders do not go together
     "ray": ("training/*", "shortlist/commands/train.py", "benchmarks/*"),
     "scann": ("retrieval_svc/scann_*.py", "benchmarks/*"),
-    "lightgbm": ("training/*",),  # trees serve from their own table of nodes
-    "onnx": ("training/*",),
+    "lightgbm": ("training/*", "benchmarks/*"),  # trees serve from their own table of nodes
+    "onnx": ("training/*", "benchmarks/*"),
     "onnxruntime": ("ranking_svc/*", "training/*", "benchmarks/*"),
     "pyarrow": ("retrieval_svc/*", "ranking_svc/*", "training/*", "simulator/*", "benchmarks/*"),
 }

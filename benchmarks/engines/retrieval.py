@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from benchmarks.engines.searchers import SEARCHERS, Effort, SearchCase, Searcher
 from benchmarks.retrieval import clustered_vectors, users_between
-from benchmarks.serving.bound import sgemm_gflops
+from benchmarks.serving.sgemm import sgemm_gflops
 
 __all__ = ["SearchPlan", "SearchRow", "compare_searchers"]
 

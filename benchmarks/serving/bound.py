@@ -13,16 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.serving.rankers import flops, load_weights
+from benchmarks.serving.sgemm import best_sgemm_gflops
 from benchmarks.serving.world import Probes, retrieval_version
 from retrieval_svc.index import Index, load_index
 from retrieval_svc.rows import Allowed, Keys, rows_of
 from retrieval_svc.slice_files import slice_folder
 from shortlist.artifacts import ArtifactStore
 
-__all__ = ["Bound", "bound_of", "open_index", "search_cost", "sgemm_gflops"]
-
-_PRODUCT = 1024  # rows and columns of the matrices that are multiplied
-_ROUNDS = 8
+__all__ = ["Bound", "bound_of", "open_index", "search_cost"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,22 +32,7 @@ class Bound:
     search_cpu_ms: float
     recall: float  # of the searches that were timed
     model_mflop: float
-    gflops: float  # of one core
-
-
-def sgemm_gflops() -> float:
-    """What one core does of float32 matrix products: the best of some, by its own CPU time.
-
-    Call it where numpy's BLAS has one thread.
-    """
-    rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((2, _PRODUCT, _PRODUCT), np.float32)
-    best = float("inf")
-    for _ in range(_ROUNDS):
-        started = time.thread_time()
-        a @ b
-        best = min(best, time.thread_time() - started)
-    return 2 * _PRODUCT**3 / best / 1e9
+    gflops: float  # of one core, in the library that multiplies fastest
 
 
 def open_index(workdir: Path) -> tuple[Keys, Index]:
@@ -81,7 +64,7 @@ def bound_of(workdir: Path, form: str, candidates: int) -> Bound:
     artifact = ArtifactStore(workdir / "artifacts").open("ranking", form)
     search_ms, recall = search_cost(workdir)
     work = flops(load_weights(artifact.path), candidates)
-    gflops, cores = sgemm_gflops(), os.cpu_count() or 1
+    gflops, cores = best_sgemm_gflops(), os.cpu_count() or 1
     return Bound(
         rps=cores / (search_ms / 1000 + work / gflops / 1e9),
         cores=cores,

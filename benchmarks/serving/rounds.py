@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.serving.bound import sgemm_gflops
 from benchmarks.serving.measuring import Effort, Meter, Tell, load_generator
+from benchmarks.serving.sgemm import sgemm_gflops
 from benchmarks.serving.systems import Running
 from benchmarks.serving.wire import Api
 

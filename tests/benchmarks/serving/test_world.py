@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.serving.bound import bound_of, search_cost, sgemm_gflops
+from benchmarks.serving.bound import bound_of, search_cost
 from benchmarks.serving.rankers import FORMS, flops, load_weights
 from benchmarks.serving.recall import RecallProbe
+from benchmarks.serving.sgemm import best_sgemm_gflops, sgemm_gflops
 from benchmarks.serving.systems import Running, running
 from benchmarks.serving.world import Probes, WorldShape, prepare
 from shortlist.artifacts import ArtifactStore
@@ -48,6 +49,7 @@ def test_the_bound_is_made_of_the_search_and_the_products(world: Path) -> None:
     assert bound.rps == pytest.approx(bound.cores / (bound.search_cpu_ms / 1000 + model_s))
     assert bound.recall == 1.0  # so few items are searched exactly
     assert sgemm_gflops() > 0
+    assert best_sgemm_gflops() > 0
     assert search_cost(world)[0] > 0
 
 
