@@ -13,13 +13,14 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 import numpy as np
+import numpy.typing as npt
 from rich.table import Table
 
 from benchmarks.folders import kept_or_temporary
@@ -142,6 +143,8 @@ class _Seen:
     """What people saw in a stretch of time."""
 
     latencies_ms: list[float] = field(default_factory=list)
+    training: list[bool] = field(default_factory=list)  # of each latency: no replica was loading
+    loading: int = 0  # jobs whose versions the replicas load just now
     failures: list[str] = field(default_factory=list)
     mixed: int = 0
     coverage: float = 1.0  # the least
@@ -150,7 +153,12 @@ class _Seen:
     first_seen: dict[str, float] = field(default_factory=dict)  # version -> monotonic seconds
 
     def p99_ms(self) -> float:
-        return float(np.percentile(self.latencies_ms, 99)) if self.latencies_ms else float("nan")
+        return _p99(self.latencies_ms)
+
+    def p99_by_phase_ms(self) -> dict[str, float]:
+        """While jobs train, and while replicas load and turn."""
+        latencies, training = np.array(self.latencies_ms), np.array(self.training, np.bool_)
+        return {"training": _p99(latencies[training]), "loading": _p99(latencies[~training])}
 
     def note(self, page: Page) -> None:
         searched, total = page.coverage.items_searched, page.coverage.items_total
@@ -158,6 +166,10 @@ class _Seen:
         self.degradations.update({str(one.reason) for one in page.degradations})
         for version in _versions(page):
             self.first_seen.setdefault(version, time.monotonic())
+
+
+def _p99(latencies_ms: Sequence[float] | npt.NDArray[np.float64]) -> float:
+    return float(np.percentile(latencies_ms, 99)) if len(latencies_ms) else float("nan")
 
 
 class _People:
@@ -208,13 +220,14 @@ class _People:
             )
 
     async def _page(self, request: PageRequest) -> Page | None:
-        started = time.perf_counter()
+        started, training = time.perf_counter(), not self.seen.loading
         try:
             page = await self._client.recommend(request)
         except Exception as error:
             self.seen.failures.append(f"{type(error).__name__}: {error}")
             return None
         self.seen.latencies_ms.append(1000 * (time.perf_counter() - started))
+        self.seen.training.append(training and not self.seen.loading)
         self.seen.note(page)
         return page
 
@@ -321,11 +334,12 @@ class _Measuring:
             threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
             job = await asyncio.create_subprocess_exec(
                 *tethered([*(_last_in_line() if self.nice else []), *command]),
-                stdout=out,
-                stderr=out,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
                 env=child_environment(private_ray(Path(tmp)) | threads),
                 start_new_session=True,
             )
+            await _follow(job, out, seen)
             code = await job.wait()
         if code != 0:
             raise ShortlistError(f"training {tier} ended with exit code {code}; see {log}")
@@ -337,6 +351,18 @@ class _Measuring:
         store = ArtifactStore(self.folder / "artifacts")
         kept = [(store.current(tier), store.previous(tier)) for tier in TIERS]
         return {version for pair in kept for version in pair if version}
+
+
+async def _follow(job: asyncio.subprocess.Process, log: BinaryIO, seen: _Seen) -> None:
+    """Keep what the job says, until its end; from a certain line on the replicas load."""
+    assert job.stdout is not None
+    loading = False
+    async for line in job.stdout:
+        log.write(line)
+        if not loading and line.startswith(b"loading "):
+            loading = True
+            seen.loading += 1
+    seen.loading -= loading
 
 
 def _last_in_line() -> list[str]:
@@ -377,6 +403,9 @@ def _figures(
         "rate_per_s": round(rate, 1),
         "p99_before_ms": round(before.p99_ms(), 1),
         "p99_during_ms": round(during.p99_ms(), 1),
+        "p99_by_phase_ms": {
+            phase: round(value, 1) for phase, value in during.p99_by_phase_ms().items()
+        },
         "slowest_ms": round(max(during.latencies_ms, default=0.0), 1),
         "p99_ratio": round(during.p99_ms() / before.p99_ms(), 2),
         "job_to_serving_s": {
