@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,11 @@ class Observed:
 
     shard_ms: Floats  # float64 [n], samples of what one call keeps a shard's core busy
     client_ms: float  # CPU of whoever asks, a call: half for sending, half for the answer
+    wire_ms: float = 0.0  # of a call in which nobody computes for it
 
     def scaled(self, factor: float) -> Observed:
-        """As if each search took `factor` times as long."""
-        return Observed(shard_ms=self.shard_ms * factor, client_ms=self.client_ms)
+        """As if shards took `factor` times as long."""
+        return replace(self, shard_ms=self.shard_ms * factor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class Outcome:
     """Of the requests after the first ones, which find everything idle."""
 
     latency_ms: Floats = field(repr=False)  # float64 [requests]
-    call_ms: Floats = field(repr=False)  # float64 [some calls], queueing and searching, unhedged
+    call_ms: Floats = field(repr=False)  # float64 [calls], queueing and searching, unhedged
     hedged: float  # share of the calls
     busy: float  # share of the shards' cores
 
@@ -135,8 +136,8 @@ class _Run:
         asker = number % plant.askers
         begun = time_ms if plant.asker_on_host else max(time_ms, self._asker_free[asker])
         ready = begun + self._sent_after
-        busy_ms = (plant.fan_out and plant.shards // plant.fan_out) or plant.shards
-        self._asker_free[asker] = begun + busy_ms * self._observed.client_ms
+        calls = plant.shards // plant.fan_out if plant.fan_out else plant.shards
+        self._asker_free[asker] = begun + calls * self._observed.client_ms
         replicas = self.rng.integers(plant.replicas, size=plant.shards)
         answered = self._serve(ready, replicas)
         self._answered.append(answered)
@@ -152,7 +153,9 @@ class _Run:
 
     def outcome(self, times: Floats) -> Outcome:
         plant = self._plant
-        home_ms = 0.0 if plant.asker_on_host else self._observed.client_ms / 2
+        home_ms = self._observed.wire_ms
+        if not plant.asker_on_host:
+            home_ms += self._observed.client_ms / 2
         slowest = np.array([one.max() for one in self._answered]) + home_ms
         latency = np.maximum(slowest, self._least) - times
         warm = int(_WARM * len(times))

@@ -35,18 +35,19 @@ class Bound:
     gflops: float  # of one core, in the library that multiplies fastest
 
 
-def open_index(workdir: Path) -> tuple[Keys, Index]:
-    """The index of the whole catalogue, and the keys of its rows."""
-    version = retrieval_version(1)
+def open_index(workdir: Path, shards: int = 1) -> tuple[Keys, Index]:
+    """The index of the first of so many shards, of all items by default; the keys of its rows."""
+    version = retrieval_version(shards)
     folder = slice_folder(ArtifactStore(workdir / "artifacts").open("retrieval", version).path, 0)
     keys = np.load(folder / "keys.npy", allow_pickle=False)
     vectors = np.load(folder / "vectors.npy", allow_pickle=False)
     return keys, load_index(folder / "two_tower" / "index", vectors)
 
 
-def search_cost(workdir: Path) -> tuple[float, float]:
-    """CPU milliseconds of a search of the whole catalogue in one index, and its recall."""
-    keys, index = open_index(workdir)
+def search_cost(workdir: Path, shards: int = 1) -> tuple[float, float]:
+    """CPU milliseconds of a search of one of so many shards, and the share of all items' exact
+    neighbours that it finds."""
+    keys, index = open_index(workdir, shards)
     probes = Probes.load(workdir / "probes.npz")
     found, seconds = [], []
     for vector, seen, exact in zip(probes.vectors, probes.seen, probes.exact, strict=True):

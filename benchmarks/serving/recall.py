@@ -16,7 +16,7 @@ from shortlist.remote import RemoteRetriever
 from shortlist.stores.opening import open_store
 from shortlist.tiers import RetrieveQuery, UserContext
 
-__all__ = ["RecallProbe"]
+__all__ = ["RecallProbe", "probe_queries"]
 
 _EVERY_S = 0.2
 _SOURCE = "two_tower"
@@ -39,7 +39,7 @@ class RecallProbe:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Ask now and then while the body runs."""
-        queries = await self._queries()
+        queries = await probe_queries(self._workdir, self._probes.exact.shape[1])
         task = asyncio.create_task(self._keep_asking(queries))
         try:
             yield
@@ -61,27 +61,30 @@ class RecallProbe:
             self.found.append(float(hits.sum()) / k)
             await asyncio.sleep(_EVERY_S)
 
-    async def _queries(self) -> list[RetrieveQuery]:
-        config = Config.load(self._workdir / "shortlist.yaml")
-        store = open_store(config.store, self._workdir)
-        queries = []
-        try:
-            for user_id in self._probes.users:
-                profile = await store.get(user_id)
-                assert profile is not None
-                queries.append(
-                    RetrieveQuery(
-                        request_id="recall",
-                        user=UserContext(
-                            user_key=profile.user_key,
-                            history=profile.history,
-                            attributes=profile.attributes,
-                            time_ms=self._probes.now_ms,
-                        ),
-                        quotas={_SOURCE: self._probes.exact.shape[1]},
-                        exclude=np.sort(profile.seen),
-                    )
+
+async def probe_queries(workdir: Path, k: int) -> list[RetrieveQuery]:
+    """What an orchestrator asks for `k` items of each user whose exact neighbours are known."""
+    probes = Probes.load(workdir / "probes.npz")
+    config = Config.load(workdir / "shortlist.yaml")
+    store = open_store(config.store, workdir)
+    queries = []
+    try:
+        for user_id in probes.users:
+            profile = await store.get(user_id)
+            assert profile is not None
+            queries.append(
+                RetrieveQuery(
+                    request_id="recall",
+                    user=UserContext(
+                        user_key=profile.user_key,
+                        history=profile.history,
+                        attributes=profile.attributes,
+                        time_ms=probes.now_ms,
+                    ),
+                    quotas={_SOURCE: k},
+                    exclude=np.sort(profile.seen),
                 )
-        finally:
-            await store.close()
-        return queries
+            )
+    finally:
+        await store.close()
+    return queries
