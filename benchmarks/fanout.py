@@ -1,8 +1,9 @@
 """`python -m benchmarks.fanout`: what asking many shards takes, measured at 8 and foretold at 1000.
 
-Calls to single shards are measured while nothing else goes on. `simulator.fanout` is fed with them;
-what it says of 8 shards on this machine is printed beside what they took. Then the same simulator
-says what a billion items on hundreds of hosts would take.
+Calls to single shards are measured while nothing else goes on, and what CPU time they take more
+when all shards of this machine are asked at once. `simulator.fanout` is fed with that; what it says
+of 8 shards at rising load is printed beside what they took. Then the same simulator says what a
+billion items on hundreds of hosts would take.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from rich.table import Table
 
 from benchmarks.folders import kept_or_temporary
+from benchmarks.retrieval import Plan, measure
 from benchmarks.serving.bound import search_cost
 from benchmarks.serving.recall import probe_queries
 from benchmarks.serving.systems import Process, Running, running
@@ -44,6 +46,7 @@ _MARGIN = 1.6  # what shards are asked for in all, times the candidates; see MEA
 _FEWEST_ASKED = 20  # of a shard
 _LOADS = (0.2, 0.4, 0.6)  # shares of what the cores can do
 _PLANNED_LOAD = 0.5
+_SELDOM_RPS = 1e-3  # one question at a time
 _CORES = os.cpu_count() or 1
 
 
@@ -53,6 +56,14 @@ _CORES = os.cpu_count() or 1
 @click.option("--users", type=click.IntRange(200), default=500, show_default=True)
 @click.option("--candidates", type=click.IntRange(20), default=1000, show_default=True)
 @click.option("--shards", type=click.IntRange(2), default=8, show_default=True)
+@click.option(
+    "--grown",
+    type=click.IntRange(2000),
+    nargs=2,
+    default=(1_000_000, 4_000_000),
+    show_default=True,
+    help="Items of two indexes: how a search's time grows.",
+)
 @click.option("--calls", type=click.IntRange(20), default=1000, show_default=True, help="A shard.")
 @click.option("--seconds", type=float, default=20.0, show_default=True, help="At each load.")
 @click.option("--simulated", type=click.IntRange(50), default=4000, show_default=True)
@@ -67,6 +78,7 @@ def main(
     users: int,
     candidates: int,
     shards: int,
+    grown: tuple[int, int],
     calls: int,
     seconds: float,
     simulated: int,
@@ -80,14 +92,20 @@ def main(
         with terminal.only_json(), kept_or_temporary(workdir, "fanout") as folder:
             prepare(folder, shape, terminal.err.print)
             terminal.err.print("searching in this process")
-            whole_ms, slice_ms = search_cost(folder)[0], search_cost(folder, shards)[0]
+            slice_ms = search_cost(folder, shards)[0]
+            few, many = (_search_ms(size, asked) for size in grown)
             measured = asyncio.run(_measure(folder, shards, asked, calls, seconds, terminal))
     except ShortlistError as error:
         raise click.ClickException(str(error)) from None
-    growth = _Growth.between(items // shards, slice_ms, items, whole_ms, measured.shard_cpu_ms)
+    growth = _Growth(
+        fixed_ms=max(0.0, measured.shard_cpu_ms - slice_ms),
+        search_ms=few,
+        items=grown[0],
+        exponent=max(0.0, math.log(many / few) / math.log(grown[1] / grown[0])),
+    )
     checks = [_check(measured, run, shards, simulated) for run in measured.runs]
     plans = [
-        _plan(measured.observed, growth, count, tree, simulated)
+        _plan(measured.alone, growth, count, tree, simulated)
         for count in _PLANNED_SHARDS
         for tree in (False, True)
     ]
@@ -99,15 +117,25 @@ def main(
             "shards": shards,
             "asked_of_a_shard": asked,
             "call_ms": _percentiles(measured.call_ms),
-            "client_cpu_ms": measured.observed.client_ms,
+            "client_cpu_ms": measured.alone.client_ms,
             "shard_cpu_ms": measured.shard_cpu_ms,
-            "wire_ms": measured.observed.wire_ms,
+            "wire_ms": measured.alone.wire_ms,
+            "side_by_side": {
+                "client_cpu_ms": measured.side_by_side.client_ms,
+                "shard_cpu_ms": float(measured.side_by_side.shard_ms.mean()),
+            },
             "growth": asdict(growth),
             "checks": checks,
             "planned_items": _PLANNED_ITEMS,
             "plans": plans,
         }
     )
+
+
+def _search_ms(items: int, k: int) -> float:
+    """Median of a search for `k` items in one index of so many, in this process."""
+    plan = Plan(dim=64, k=k, recall_target=0.97, queries=200, seed=0)
+    return measure(items, plan).p50_ms
 
 
 # -- measured -------------------------------------------------------------------------------------
@@ -117,15 +145,16 @@ def main(
 class _Run:
     """Questions to all shards at one rate."""
 
-    rps: float
+    rps: float  # 0 = one after the other
     latency_ms: Floats  # float64 [n], from when each was due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Measured:
     call_ms: Floats  # float64 [n], single calls to single shards
-    shard_cpu_ms: float  # of a call
-    observed: Observed
+    shard_cpu_ms: float  # of such a call
+    alone: Observed  # of single calls
+    side_by_side: Observed  # with the CPU time that calls take when all shards compute
     runs: tuple[_Run, ...]
 
 
@@ -139,8 +168,17 @@ async def _measure(
             await _ask_all(retrievers, queries, 20, 3.0)  # warm
             terminal.err.print("asking one shard at a time")
             call_ms, client_ms, shard_ms = await _ask_singly(system, retrievers, queries, calls)
-            capacity = 1000 * _CORES / (shards * (client_ms + shard_ms))
-            runs = []
+            alone = _observed(call_ms, client_ms, shard_ms)
+            terminal.err.print("asking all shards, one question at a time")
+            latency, both_client_ms, both_shard_ms = await _ask_in_turn(
+                system, retrievers, queries, calls
+            )
+            side_by_side = replace(
+                alone.scaled(both_shard_ms / float(alone.shard_ms.mean())),
+                client_ms=both_client_ms,
+            )
+            runs = [_Run(rps=0.0, latency_ms=latency)]
+            capacity = 1000 * _CORES / (shards * (both_client_ms + both_shard_ms))
             for load in _LOADS:
                 rps = load * capacity
                 terminal.err.print(f"asking all shards {rps:.0f} times a second")
@@ -151,7 +189,8 @@ async def _measure(
     return _Measured(
         call_ms=call_ms,
         shard_cpu_ms=shard_ms,
-        observed=_observed(call_ms, client_ms, shard_ms),
+        alone=alone,
+        side_by_side=side_by_side,
         runs=tuple(runs),
     )
 
@@ -180,6 +219,26 @@ async def _ask_singly(
             took.append(1000 * (time.perf_counter() - started))
     client_ms = 1000 * (time.process_time() - cpu) / len(took)
     return np.array(took), client_ms, 1000 * (_cpu_s(shards) - before) / len(took)
+
+
+async def _ask_in_turn(
+    system: Running,
+    retrievers: Sequence[RemoteRetriever],
+    queries: Sequence[RetrieveQuery],
+    questions: int,
+) -> tuple[Floats, float, float]:
+    """As `_ask_singly`, of questions to all shards at once; milliseconds are a question's."""
+    shards = [one for one in system.processes if one.address in system.shards]
+    before, cpu = _cpu_s(shards), time.process_time()
+    took = []
+    for number in range(questions):
+        started = time.perf_counter()
+        query = queries[number % len(queries)]
+        await asyncio.gather(*(retriever.retrieve(query) for retriever in retrievers))
+        took.append(1000 * (time.perf_counter() - started))
+    calls = questions * len(retrievers)
+    client_ms = 1000 * (time.process_time() - cpu) / calls
+    return np.array(took), client_ms, 1000 * (_cpu_s(shards) - before) / calls
 
 
 async def _ask_all(
@@ -219,25 +278,14 @@ class _Growth:
     items: int
     exponent: float
 
-    @staticmethod
-    def between(few: int, few_ms: float, many: int, many_ms: float, call_ms: float) -> _Growth:
-        exponent = math.log(many_ms / few_ms) / math.log(many / few)
-        return _Growth(
-            fixed_ms=max(0.0, call_ms - few_ms),
-            search_ms=few_ms,
-            items=few,
-            exponent=max(0.0, exponent),
-        )
-
-    def factor(self, items: float) -> float:
-        """How many times as long as at `self.items`."""
-        search = self.search_ms * (items / self.items) ** self.exponent
-        return (self.fixed_ms + search) / (self.fixed_ms + self.search_ms)
+    def shard_ms(self, items: float) -> float:
+        return self.fixed_ms + self.search_ms * (items / self.items) ** self.exponent
 
 
 def _check(measured: _Measured, run: _Run, shards: int, requests: int) -> dict[str, Any]:
     plant = Plant(shards=shards, shards_per_host=shards, cores_per_host=_CORES, asker_on_host=True)
-    outcome = simulate(plant, measured.observed, rps=run.rps, requests=requests)
+    rps = run.rps or _SELDOM_RPS
+    outcome = simulate(plant, measured.side_by_side, rps=rps, requests=requests)
     return {
         "rps": run.rps,
         "measured_ms": _percentiles(run.latency_ms),
@@ -250,7 +298,8 @@ def _plan(
     observed: Observed, growth: _Growth, shards: int, tree: bool, requests: int
 ) -> dict[str, Any]:
     """A billion items, a core a replica, two replicas a shard, at half of what they can do."""
-    scaled = observed.scaled(growth.factor(_PLANNED_ITEMS / shards))
+    wanted_ms = growth.shard_ms(_PLANNED_ITEMS / shards)
+    scaled = observed.scaled(wanted_ms / float(observed.shard_ms.mean()))
     fan_out = math.isqrt(shards) if tree else 0
     while fan_out and shards % fan_out:
         fan_out -= 1
@@ -293,7 +342,7 @@ def _checks_table(checks: list[dict[str, Any]], items: int, shards: int) -> Tabl
         table.add_column(name, justify="right")
     for one in checks:
         table.add_row(
-            f"{one['rps']:.0f}",
+            f"{one['rps']:.0f}" if one["rps"] else "one at a time",
             *(
                 f"{one[kind][q]:.1f}"
                 for q in ("p50", "p99")

@@ -24,8 +24,8 @@ Rows = npt.NDArray[np.int64]
 Effort = tuple[int, ...]
 
 _CORES = os.cpu_count() or 1
-_SHARES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.09, 0.13, 0.2, 0.3, 0.5, 1.0)  # of lists
-_BEAMS = (1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 6.5, 8.0, 11.0, 15.0)  # times k
+_SHARES = np.geomspace(0.003, 1.0, 80)  # of lists
+_BEAMS = np.geomspace(1.0, 16.0, 60)  # times k
 _REFINED = (2, 4, 8)  # times k
 _GRAPH_DEGREE, _BUILD_BEAM = 16, 200
 
@@ -220,8 +220,8 @@ def _lists_for(items: int) -> int:
 
 
 def _beams(k: int) -> list[Effort]:
-    return [(round(times * k),) for times in _BEAMS]
+    return [(round(times * k),) for times in _BEAMS.tolist()]
 
 
 def _shares_of(lists: int) -> list[int]:
-    return sorted({max(1, round(share * lists)) for share in _SHARES})
+    return sorted({max(1, round(share * lists)) for share in _SHARES.tolist()})
