@@ -32,6 +32,7 @@ from benchmarks.serving.systems import Process, Running, running
 from benchmarks.serving.world import WorldShape, prepare
 from shortlist.commands.terminal import Terminal
 from shortlist.errors import ShortlistError
+from shortlist.ids import shard_quota
 from shortlist.remote import RemoteRetriever
 from shortlist.tiers import RetrieveQuery
 from simulator.fanout import Hedging, Observed, Outcome, Plant, simulate
@@ -42,8 +43,6 @@ Floats = npt.NDArray[np.float64]
 
 _PLANNED_ITEMS = 1_000_000_000
 _PLANNED_SHARDS = (100, 200, 500, 1000)
-_MARGIN = 1.6  # what shards are asked for in all, times the candidates; see MEASURED in docs
-_FEWEST_ASKED = 20  # of a shard
 _LOADS = (0.2, 0.4, 0.6)  # shares of what the cores can do
 _PLANNED_LOAD = 0.5
 _SELDOM_RPS = 1e-3  # one question at a time
@@ -87,7 +86,7 @@ def main(
     """Ask --shards shards on this machine, and foretell what many hosts would take."""
     terminal = Terminal(as_json=as_json)
     shape = WorldShape(items=items, users=users, candidates=candidates, shards=(1, shards))
-    asked = max(_FEWEST_ASKED, math.ceil(_MARGIN * candidates / shards))
+    asked = shard_quota(candidates, shards)
     try:
         with terminal.only_json(), kept_or_temporary(workdir, "fanout") as folder:
             prepare(folder, shape, terminal.err.print)

@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.serving.world import Probes
 from orchestrator.fanout import merge_sources
 from shortlist.config import Config
+from shortlist.ids import shard_quota
 from shortlist.remote import RemoteRetriever
 from shortlist.stores.opening import open_store
 from shortlist.tiers import RetrieveQuery, UserContext
@@ -39,7 +40,8 @@ class RecallProbe:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Ask now and then while the body runs."""
-        queries = await probe_queries(self._workdir, self._probes.exact.shape[1])
+        share = shard_quota(self._probes.exact.shape[1], len(self._shards))
+        queries = await probe_queries(self._workdir, share)
         task = asyncio.create_task(self._keep_asking(queries))
         try:
             yield
@@ -63,7 +65,7 @@ class RecallProbe:
 
 
 async def probe_queries(workdir: Path, k: int) -> list[RetrieveQuery]:
-    """What an orchestrator asks for `k` items of each user whose exact neighbours are known."""
+    """What a shard is asked for the best `k` items of users whose exact neighbours are known."""
     probes = Probes.load(workdir / "probes.npz")
     config = Config.load(workdir / "shortlist.yaml")
     store = open_store(config.store, workdir)

@@ -77,8 +77,6 @@ def test_the_same_seed_gives_the_same_answer() -> None:
 
 def test_what_cannot_be_hedged_is_refused() -> None:
     with pytest.raises(ValueError, match="replicas"):
-        simulate(
-            Plant(shards=2), observed(1.0), rps=1, requests=1, hedging=Hedging(delay_ms=1.0)
-        )
+        simulate(Plant(shards=2), observed(1.0), rps=1, requests=1, hedging=Hedging(delay_ms=1.0))
     with pytest.raises(ValueError, match="fill"):
         Plant(shards=3, shards_per_host=2)
