@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +56,7 @@ def main(arguments: ServiceArguments, shards: tuple[str, ...], rankers: tuple[st
         raise click.UsageError("give --workdir: it holds the configuration and the profiles")
     if rankers and not shards:
         raise click.UsageError("--ranker without --shard: name the shards, too")
-    asyncio.run(_run(arguments, arguments.workdir, _split(shards), _split(rankers)))
+    arguments.run(_run(arguments, arguments.workdir, _split(shards), _split(rankers)))
 
 
 async def _run(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 
 from shortlist.config import RankingConfig
@@ -37,7 +35,9 @@ def main(arguments: ServiceArguments, engine: str | None) -> None:
     health and reflection.
     """
     config = arguments.config.ranking
-    asyncio.run(_run(arguments, config.model_copy(update={"engine": engine}) if engine else config))
+    arguments.run(
+        _run(arguments, config.model_copy(update={"engine": engine}) if engine else config)
+    )
 
 
 async def _run(arguments: ServiceArguments, config: RankingConfig) -> None:

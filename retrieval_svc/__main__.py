@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 
 from shortlist.process import CONTEXT, ServiceArguments, service_options
@@ -43,7 +41,7 @@ def main(arguments: ServiceArguments, shard: int, shards: int | None, threads: i
     It answers shortlist.v1.Retrieval, shortlist.v1.Admin (status, and rollouts of other versions),
     health and reflection.
     """
-    asyncio.run(_run(arguments, shard, shards, threads))
+    arguments.run(_run(arguments, shard, shards, threads))
 
 
 async def _run(arguments: ServiceArguments, shard: int, shards: int | None, threads: int) -> None:

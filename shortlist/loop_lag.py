@@ -17,6 +17,7 @@ _ASLEEP = float("inf")
 # A thread's CPU clock costs a system call, 5 us on some machines: it is read this often, and the
 # CPU of a turn may be told too high by as much.
 _CPU_EVERY_S = 0.005
+_RINGS_EVERY_S = 0.05  # where turns cannot be timed
 
 
 class LoopLag:
@@ -27,6 +28,10 @@ class LoopLag:
 
     A turn is long because the loop computes, or because its thread had no core or waited: for the
     disk, for the interpreter's lock. `busy_peak_s` is what it computed itself in one turn.
+
+    uvloop does not tell of its turns. There a timer rings every 50 ms, and how late it is counts as
+    a turn: what blocks for longer is always seen, shorter blocks now and then, and `busy_peak_s`
+    stays 0.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class LoopLag:
         self._busy_peaks = [0.0, 0.0]
         self._window_ends = 0.0
         self._selector: Any = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def peak_s(self) -> float:
@@ -62,9 +68,13 @@ class LoopLag:
         return max(self._busy_peaks)
 
     def start(self) -> None:
-        """Begin to watch the running loop, which must be one of asyncio's own."""
-        self._selector = _selector_of(asyncio.get_running_loop())
+        """Begin to watch the running loop."""
+        loop = asyncio.get_running_loop()
         self._window_ends = self._clock() + PEAK_S
+        self._selector = _selector_of(loop)
+        if self._selector is None:
+            self._set_timer(loop)
+            return
         self._wake_up()
         listen = self._selector.select
 
@@ -81,7 +91,20 @@ class LoopLag:
         if self._selector is not None:
             del self._selector.select  # the class has its own
             self._selector = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._awake_since = _ASLEEP
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        due = loop.time() + _RINGS_EVERY_S
+
+        def ring() -> None:
+            self._open_window(self._clock())
+            self._note(loop.time() - due)
+            self._set_timer(loop)
+
+        self._timer = loop.call_at(due, ring)
 
     def _wake_up(self) -> None:
         now = self._awake_since = self._clock()
@@ -92,20 +115,28 @@ class LoopLag:
         now = self._clock()
         turn_s = now - self._awake_since
         self._awake_since = _ASLEEP
+        self._open_window(now)
+        if self._note(turn_s):
+            busy_s = min(turn_s, time.thread_time() - self._cpu_s)
+            self._busy_peaks[1] = max(self._busy_peaks[1], busy_s)
+
+    def _open_window(self, now: float) -> None:
+        """The next one, once this one's time is over."""
         if now >= self._window_ends:
             self._peaks = [self._peaks[1], 0.0]
             self._busy_peaks = [self._busy_peaks[1], 0.0]
             self._window_ends = now + PEAK_S
+
+    def _note(self, turn_s: float) -> bool:
+        """Whether the turn is long enough to be told."""
         if turn_s < SHORTEST_S:
-            return
+            return False
         self._peaks[1] = max(self._peaks[1], turn_s)
-        busy_s = min(turn_s, time.thread_time() - self._cpu_s)
-        self._busy_peaks[1] = max(self._busy_peaks[1], busy_s)
         self._observe(turn_s)
+        return True
 
 
-def _selector_of(loop: asyncio.AbstractEventLoop) -> BaseSelector:
-    # A loop takes a selector when it is made, but does not tell it. Raises `AttributeError` for
-    # loops without one, which are none of asyncio's on the systems that we run on.
-    selector: BaseSelector = loop._selector  # type: ignore[attr-defined]
-    return selector
+def _selector_of(loop: asyncio.AbstractEventLoop) -> BaseSelector | None:
+    """None of a loop that has none, which is none of asyncio's on the systems that we run on."""
+    # A loop takes a selector when it is made, but does not tell it.
+    return getattr(loop, "_selector", None)

@@ -19,12 +19,15 @@ from shortlist.stores.opening import open_store
 from tests.retrieval_svc.factory import Catalogue, publish, query
 
 
-async def test_a_shard_serves_until_it_is_told_to_stop(tmp_path: Path, checkout: Path) -> None:
+@pytest.mark.parametrize("event_loop", ["asyncio", "uvloop"])
+async def test_a_shard_serves_until_it_is_told_to_stop(
+    tmp_path: Path, checkout: Path, event_loop: str
+) -> None:
     publish(ArtifactStore(tmp_path / "artifacts"), Catalogue.random(1200), exact_below=0)
     process = subprocess.Popen(
         [sys.executable, "-m", "retrieval_svc", "--workdir", str(tmp_path), "--shard", "0"],
         cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(checkout)},
+        env={**os.environ, "PYTHONPATH": str(checkout), "SHORTLIST_EVENT_LOOP": event_loop},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -41,6 +44,7 @@ async def test_a_shard_serves_until_it_is_told_to_stop(tmp_path: Path, checkout:
         loaded = _loaded_libraries(process.pid)
         assert any("scann" in library for library in loaded)
         assert not any("tensorflow" in library for library in loaded)
+        assert any("uvloop" in library for library in loaded) == (event_loop == "uvloop")
         await client.close()
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=20)
