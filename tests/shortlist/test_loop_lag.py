@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-import pytest
 import uvloop
 
 from shortlist.loop_lag import PEAK_S, SHORTEST_S, LoopLag
