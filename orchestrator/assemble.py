@@ -70,8 +70,12 @@ def assemble(
         watches: hear of every page and event; without, nobody does.
     """
     watches = watches or Watches()
-    groups = [Replicas(replicas) for replicas in shards]
-    scorers = Replicas(rankers)
+    share, attempts = config.serving.extra_attempts, watches.attempts
+    groups = [
+        Replicas(replicas, extra_share=share, tier="retrieval", watch=attempts)
+        for replicas in shards
+    ]
+    scorers = Replicas(rankers, extra_share=share, tier="ranking", watch=attempts)
     versions = IndexVersionTracker(groups)
     fanout = ShardFanout(groups, versions)
     rail = PopularRail(fanout, Demands(config.serving.filter))

@@ -170,7 +170,7 @@ class ShardFanout:
         async def ask(replica: Retriever) -> RetrievedSlice:
             return await replica.retrieve(replace(query, deadline_ms=deadline.remaining_ms))
 
-        answer = await self._or_degradation(at, ask, deadline)
+        answer = await self._or_degradation(at, ask, deadline, "retrieve")
         if isinstance(answer, RetrievedSlice) and answer.index_version != query.index_version:
             detail = f"answered from {answer.index_version} instead of {query.index_version}"
             return self._degradation(at, DegradationReason.SHARD_VERSION, detail)
@@ -188,14 +188,14 @@ class ShardFanout:
         async def ask(replica: Retriever) -> ItemCards:
             return await replica.describe(keys, fields, version or None, groups)
 
-        return await self._or_degradation(at, ask, deadline)
+        return await self._or_degradation(at, ask, deadline, "describe")
 
     async def _or_degradation(
-        self, at: int, ask: Callable[[Retriever], Awaitable[R]], deadline: Deadline
+        self, at: int, ask: Callable[[Retriever], Awaitable[R]], deadline: Deadline, kind: str
     ) -> R | Degradation:
         reasons = DegradationReason
         try:
-            return await self._groups[at].call(ask, deadline)
+            return await self._groups[at].call(ask, deadline, kind)
         except BudgetExceeded as error:
             return self._degradation(at, reasons.SHARD_TIMEOUT, str(error))
         except VersionNotServed as error:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from shortlist.admin import TierStatus
 
 __all__ = [
+    "AttemptMetrics",
     "CallMetrics",
     "EventMetrics",
     "GcPauses",
@@ -73,6 +74,7 @@ class Metrics:
         self.pages = PageMetrics(self.registry)
         self.events = EventMetrics(self.registry)
         self.recall = RecallMetrics(self.registry)
+        self.attempts = AttemptMetrics(self.registry)
         self._pauses = GcPauses()
         self.registry.register(self._pauses)
         self._lag = LoopLag(
@@ -97,7 +99,9 @@ class Metrics:
     @property
     def watches(self) -> Watches:
         """Of the parts of the process."""
-        return Watches(pages=self.pages, events=self.events, recall=self.recall)
+        return Watches(
+            pages=self.pages, events=self.events, recall=self.recall, attempts=self.attempts
+        )
 
     def follow(self, status: Callable[[], TierStatus]) -> None:
         """Show what `status` says, whenever somebody scrapes; it is called from another thread."""
@@ -292,6 +296,23 @@ class EventMetrics:
 
     def counted(self, outcome: str, events: int) -> None:
         self._events[outcome,].inc(events)
+
+
+class AttemptMetrics:
+    """A `shortlist.telemetry.AttemptWatch`: calls to replicas, and what became of them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._attempts = _Children(
+            Counter(
+                "shortlist_tier_attempts",
+                "Calls to replicas: the first of each, and what was done beside it.",
+                ["tier", "what"],
+                registry=registry,
+            )
+        )
+
+    def attempted(self, tier: str, what: str) -> None:
+        self._attempts[tier, what].inc()
 
 
 class RecallMetrics:

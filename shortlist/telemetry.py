@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from shortlist.page import Page, Ranking, SimilarItems, Trace
 
 __all__ = [
+    "AttemptWatch",
     "CallWatch",
     "EventWatch",
     "JsonLinesFormatter",
@@ -99,6 +100,16 @@ class EventWatch(Protocol):
         ...
 
 
+class AttemptWatch(Protocol):
+    """Hears of the orchestrator's calls to replicas. Called on the event loop, for every call."""
+
+    def attempted(self, tier: str, what: str) -> None:
+        """`what` is `first` of every call; `hedge`, `retry` or `version` when another replica was
+        asked as well, `hedge_won` when that one answered first, `not_allowed` when there had been
+        too many; `rest` when a replica is left out for a while."""
+        ...
+
+
 class RecallWatch(Protocol):
     """Hears of queries to a shard that were asked again, exactly. Called from one thread."""
 
@@ -122,6 +133,8 @@ class Unwatched:
 
     def compared(self, source: str, found: int, true: int) -> None: ...
 
+    def attempted(self, tier: str, what: str) -> None: ...
+
 
 _UNWATCHED = Unwatched()
 
@@ -133,3 +146,4 @@ class Watches:
     pages: PageWatch = _UNWATCHED
     events: EventWatch = _UNWATCHED
     recall: RecallWatch = _UNWATCHED
+    attempts: AttemptWatch = _UNWATCHED
