@@ -9,6 +9,10 @@
 
 `AsyncClient` has the same methods as coroutines. A failed call raises a `ShortlistError`:
 `InvalidRequest` with the fields at fault, `TierUnavailable`, `BudgetExceeded`, ...
+
+Several orchestrators are one target, `"10.0.0.1:7700,10.0.0.2:7700"` or a list. Reads and
+`record_events` are asked again when nobody was there to answer (`UNAVAILABLE`), up to four times
+within the deadline and within a budget for all calls; see `shortlist.client_channel`.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any, cast
 
 import grpc
 
+from shortlist.client_channel import channel_options, channel_target
 from shortlist.errors import InvalidRequest, ShortlistError
 from shortlist.feed import (
     Acknowledgement,
@@ -69,24 +74,24 @@ from shortlist.wire import attributes_from_proto, attributes_to_proto
 
 __all__ = ["AsyncClient", "Client"]
 
-_CHANNEL_OPTIONS = [
-    ("grpc.enable_http_proxy", 0),  # a proxy set for web pages rarely speaks HTTP/2 onwards
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    ("grpc.max_send_message_length", 16 * 1024 * 1024),
-]
 _ERROR_OF_CODE = {status.value[0]: kind for status, kind in ERRORS.items()}
 
 
 class Client:
-    """Asks the orchestrator at `target` (`host:port`). Use it as a context manager, or `close` it.
+    """Asks the orchestrators at `target` (`host:port`, several with commas between them or as a
+    sequence). Use it as a context manager, or `close` it.
 
-    `timeout_s` is every call's deadline unless the call brings its own. Safe to share by threads.
+    `timeout_s` is every call's deadline unless the call brings its own. Without `retries` every
+    call is one attempt. Safe to share by threads.
     """
 
-    def __init__(self, target: str, *, timeout_s: float = 10.0) -> None:
-        self._target = target
+    def __init__(
+        self, target: str | Sequence[str], *, timeout_s: float = 10.0, retries: bool = True
+    ) -> None:
+        self._target = channel_target(target)
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        options = channel_options(retries=retries)
+        self._channel = grpc.insecure_channel(self._target, options=options)
         self._stub = orchestrator_pb2_grpc.OrchestratorStub(self._channel)
         self._events = events_pb2_grpc.EventsStub(self._channel)
         self._catalog = catalog_pb2_grpc.CatalogStub(self._channel)
@@ -187,10 +192,13 @@ class Client:
 class AsyncClient:
     """`Client` for asyncio."""
 
-    def __init__(self, target: str, *, timeout_s: float = 10.0) -> None:
-        self._target = target
+    def __init__(
+        self, target: str | Sequence[str], *, timeout_s: float = 10.0, retries: bool = True
+    ) -> None:
+        self._target = channel_target(target)
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        options = channel_options(retries=retries)
+        self._channel = grpc.aio.insecure_channel(self._target, options=options)
         self._stub = orchestrator_pb2_grpc.OrchestratorStub(self._channel)
         self._events = events_pb2_grpc.EventsStub(self._channel)
         self._catalog = catalog_pb2_grpc.CatalogStub(self._channel)

@@ -31,7 +31,13 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from shortlist import telemetry
-from shortlist.errors import InvalidField, InvalidRequest, ShortlistError, TierUnavailable
+from shortlist.errors import (
+    CoverageTooLow,
+    InvalidField,
+    InvalidRequest,
+    ShortlistError,
+    TierUnavailable,
+)
 from shortlist.telemetry import CallWatch, Unwatched
 
 __all__ = ["CannotListen", "Overloaded", "Server", "ServerOptions", "remaining_ms", "status_of"]
@@ -56,6 +62,10 @@ _ALWAYS_ADMITTED = (
 
 # A context tells the number of its status, or the status.
 _STATUS_NAMES = {known: code.name for code in grpc.StatusCode for known in (code, code.value[0])}
+
+# Tells clients that retry (gRFC A6) not to: what is missing would be missing again, and who asks
+# for a coverage wants to hear of it.
+_NOT_AGAIN = (("grpc-retry-pushback-ms", "-1"),)
 
 # gRPC clients take 8 kB of trailers, where a status and its details travel (base64).
 _MAX_MESSAGE_BYTES = 512
@@ -423,5 +433,8 @@ async def _abort(context: grpc.aio.ServicerContext, error: Exception, method: st
     else:
         _logger.error("%s failed", method, exc_info=error)
     status = rpc_status.to_status(status_of(error, method, request_id))
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    trailers = tuple(status.trailing_metadata)
+    if isinstance(error, CoverageTooLow):
+        trailers += _NOT_AGAIN
+    await context.abort(status.code, status.details, trailers)
     raise AssertionError("abort always raises")
