@@ -27,6 +27,7 @@ from rich.table import Table
 from benchmarks.folders import kept_or_temporary
 from benchmarks.retrieval import Plan, measure
 from benchmarks.serving.bound import search_cost
+from benchmarks.serving.machine import OthersWatch
 from benchmarks.serving.recall import probe_queries
 from benchmarks.serving.systems import Process, Running, running
 from benchmarks.serving.world import WorldShape, prepare
@@ -146,6 +147,7 @@ class _Run:
 
     rps: float  # 0 = one after the other
     latency_ms: Floats  # float64 [n], from when each was due
+    others_busy: float  # share of the cores that other processes took meanwhile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,12 +165,17 @@ async def _measure(
     queries = await probe_queries(folder, asked)
     async with running(folder, "distributed", "fast", shards=shards, rankers=1) as system:
         retrievers = [RemoteRetriever(address) for address in system.shards]
+
+        def all_cpu_s() -> float:
+            return _cpu_s(system.processes) + time.process_time()
+
         try:
             await _ask_all(retrievers, queries, 20, 3.0)  # warm
             terminal.err.print("asking one shard at a time")
             call_ms, client_ms, shard_ms = await _ask_singly(system, retrievers, queries, calls)
             alone = _observed(call_ms, client_ms, shard_ms)
             terminal.err.print("asking all shards, one question at a time")
+            watch = OthersWatch(all_cpu_s)
             latency, both_client_ms, both_shard_ms = await _ask_in_turn(
                 system, retrievers, queries, calls
             )
@@ -176,13 +183,14 @@ async def _measure(
                 alone.scaled(both_shard_ms / float(alone.shard_ms.mean())),
                 client_ms=both_client_ms,
             )
-            runs = [_Run(rps=0.0, latency_ms=latency)]
+            runs = [_Run(rps=0.0, latency_ms=latency, others_busy=watch.share())]
             capacity = 1000 * _CORES / (shards * (both_client_ms + both_shard_ms))
             for load in _LOADS:
                 rps = load * capacity
                 terminal.err.print(f"asking all shards {rps:.0f} times a second")
+                watch = OthersWatch(all_cpu_s)
                 latency = await _ask_all(retrievers, queries, rps, seconds)
-                runs.append(_Run(rps=rps, latency_ms=latency))
+                runs.append(_Run(rps=rps, latency_ms=latency, others_busy=watch.share()))
         finally:
             await asyncio.gather(*(one.close() for one in retrievers))
     return _Measured(
@@ -290,6 +298,7 @@ def _check(measured: _Measured, run: _Run, shards: int, requests: int) -> dict[s
         "measured_ms": _percentiles(run.latency_ms),
         "predicted_ms": _percentiles(outcome.latency_ms),
         "predicted_busy": outcome.busy,
+        "others_busy": run.others_busy,
     }
 
 
@@ -337,7 +346,8 @@ def _percentiles(milliseconds: Floats) -> dict[str, float]:
 
 def _checks_table(checks: list[dict[str, Any]], items: int, shards: int) -> Table:
     table = Table("questions/s", title=f"{items:,} items on {shards} shards of this machine")
-    for name in ("measured p50 ms", "predicted", "measured p99 ms", "predicted"):
+    columns = ("measured p50 ms", "predicted", "measured p99 ms", "predicted", "taken by others")
+    for name in columns:
         table.add_column(name, justify="right")
     for one in checks:
         table.add_row(
@@ -347,6 +357,7 @@ def _checks_table(checks: list[dict[str, Any]], items: int, shards: int) -> Tabl
                 for q in ("p50", "p99")
                 for kind in ("measured_ms", "predicted_ms")
             ),
+            f"{one['others_busy']:.0%}",
         )
     return table
 

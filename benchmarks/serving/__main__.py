@@ -68,6 +68,13 @@ _ASKED_USERS = 4000
     help="Measure only this one; may be repeated.",
 )
 @click.option("--peers", is_flag=True, help="Measure what users would build instead, too.")
+@click.option(
+    "--peer",
+    "some_peers",
+    type=click.Choice(PEERS),
+    multiple=True,
+    help="Only this of them; may be repeated.",
+)
 @click.option("--rankers", type=click.IntRange(1), default=2, show_default=True)
 @click.option(
     "--rounds",
@@ -76,8 +83,8 @@ _ASKED_USERS = 4000
     show_default=True,
     help="In which each system has its turn.",
 )
-@click.option("--seconds", type=float, default=7.0, show_default=True, help="Of a steady load.")
-@click.option("--rising-seconds", type=float, default=3.0, show_default=True, help="At each rate.")
+@click.option("--seconds", type=float, default=6.0, show_default=True, help="Of a steady load.")
+@click.option("--rising-seconds", type=float, default=2.5, show_default=True, help="At each rate.")
 def main(
     as_json: bool,
     items: int,
@@ -87,6 +94,7 @@ def main(
     forms: tuple[str, ...],
     kinds: tuple[str, ...],
     peers: bool,
+    some_peers: tuple[str, ...],
     rankers: int,
     rounds: int,
     seconds: float,
@@ -102,11 +110,12 @@ def main(
     shape = WorldShape(items=items, users=users, candidates=candidates)
     effort = Effort(rounds=rounds, rising_s=rising_seconds, steady_s=seconds)
     sizes = {"items": items, "candidates": candidates, "rankers": rankers, "rounds": rounds}
+    chosen = tuple(one for one in PEERS if peers or one in some_peers)
     measured: dict[str, dict[str, Any]] = {}
     try:
         with terminal.only_json(), kept_or_temporary(workdir, "serving") as folder:
             prepare(folder, shape, terminal.err.print)
-            if peers:
+            if chosen:
                 prepare_peers(folder, terminal.err.print)
             run = _Run(
                 folder=folder,
@@ -117,7 +126,7 @@ def main(
                 terminal=terminal,
             )
             for form in dict.fromkeys(forms):
-                measured[form] = _measure_form(run, form, kinds, PEERS if peers else ())
+                measured[form] = _measure_form(run, form, kinds, chosen)
     except ShortlistError as error:
         raise click.ClickException(str(error)) from None
     targets = targets_of(measured)
@@ -251,6 +260,7 @@ def _table(sizes: dict[str, Any], forms: dict[str, dict[str, Any]]) -> Table:
     row("orchestrator CPU ms a page", "orchestrator_cpu_ms", of="{:.2f}")
     row("all CPU ms a page", "at_50%", "all_cpu_ms", of="{:.2f}")
     row("coverage", "at_50%", "coverage", of="{:.4f}")
+    row("cores taken by others", "others_busy", of="{:.2f}")
     return table
 
 

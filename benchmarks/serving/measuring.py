@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.serving.load import LoadGenerator, Plan, Step
 from benchmarks.serving.recall import RecallProbe
-from benchmarks.serving.systems import Running
+from benchmarks.serving.systems import Running, cpu_s_of
 from benchmarks.serving.wire import Answer, Api
 from shortlist.launch import child_environment, module_command
 
@@ -34,8 +35,8 @@ class Effort:
     rounds: int = 5  # in which every system has its turn
     warm_s: float = 5.0  # once a system has started
     again_s: float = 1.5  # before each later turn
-    rising_s: float = 3.0  # at each rate
-    steady_s: float = 7.0  # below saturation
+    rising_s: float = 2.5  # at each rate
+    steady_s: float = 6.0  # below saturation
     first_rps: float = 15.0
 
 
@@ -98,6 +99,10 @@ class Meter:
 
     def cpu_s(self) -> dict[str, float]:
         return {one.name: one.cpu_s for one in self._system.processes}
+
+    def all_cpu_s(self) -> float:
+        """With whoever sends, and this process, which looks at the answers."""
+        return sum(self.cpu_s().values()) + cpu_s_of(self._generator.pid) + time.process_time()
 
 
 async def _steady(meter: Meter, workdir: Path, rate: float, seconds: float) -> dict[str, Any]:

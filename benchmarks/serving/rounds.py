@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.serving.machine import OthersWatch
 from benchmarks.serving.measuring import Effort, Meter, Tell, load_generator
 from benchmarks.serving.sgemm import sgemm_gflops
 from benchmarks.serving.systems import Running
@@ -23,9 +24,9 @@ from benchmarks.serving.wire import Api
 
 __all__ = ["Contestant", "Turn", "compete", "ratio", "summary"]
 
-_FACTOR = 1.3  # from one rate to the next, as long as nothing is known
+_FACTOR = 1.5  # from one rate to the next, as long as nothing is known
 # Later rounds begin below what was seen, and go on until the system falls behind.
-_AGAIN_FROM, _AGAIN_FACTOR = 0.8, 1.12
+_AGAIN_FROM, _AGAIN_FACTOR = 0.85, 1.15
 _SETTLE_S = 0.3
 
 
@@ -47,6 +48,7 @@ class Turn:
 
     saturation_rps: float
     gflops: float  # of one core just before: what the machine was worth then
+    others_busy: float  # share of the cores that other processes took meanwhile
     rising: list[dict[str, float]]
     steady: dict[str, dict[str, Any]]  # "at_50%" -> figures
 
@@ -88,6 +90,7 @@ async def _turn(
         first, factor = _AGAIN_FROM * median(t.saturation_rps for t in before), _AGAIN_FACTOR
     first = max(1.0, first)
     meter.system.resume()
+    watch = OthersWatch(meter.all_cpu_s)
     try:
         await meter.run(first / 2, effort.again_s)
         saturation, rising = await meter.saturate(first, factor, effort.rising_s, tell)
@@ -95,9 +98,16 @@ async def _turn(
         for share in contestant.other_shares if before else contestant.first_shares:
             rate = max(1.0, share * saturation)
             steady[f"at_{share:.0%}"] = await meter.steady(workdir, rate, effort.steady_s)
+        others = watch.share()
     finally:
         await _pause(meter.system)
-    return Turn(saturation_rps=saturation, gflops=gflops, rising=rising, steady=steady)
+    return Turn(
+        saturation_rps=saturation,
+        gflops=gflops,
+        others_busy=others,
+        rising=rising,
+        steady=steady,
+    )
 
 
 async def _pause(system: Running) -> None:
@@ -113,8 +123,14 @@ def summary(turns: Sequence[Turn]) -> dict[str, Any]:
         "saturation_rps": median(rates),
         "saturation_spread": [min(rates), max(rates)],
         "gflops": median(one.gflops for one in turns),
+        "others_busy": median(one.others_busy for one in turns),
         "rounds": [
-            {"saturation_rps": one.saturation_rps, "gflops": one.gflops, "rising": one.rising}
+            {
+                "saturation_rps": one.saturation_rps,
+                "gflops": one.gflops,
+                "others_busy": one.others_busy,
+                "rising": one.rising,
+            }
             for one in turns
         ],
     }

@@ -21,7 +21,7 @@ from shortlist.artifacts import ArtifactStore
 from shortlist.errors import ArtifactNotFound
 from shortlist.launch import module_command
 
-__all__ = ["KINDS", "PEERS", "Process", "Running", "running", "running_peers"]
+__all__ = ["KINDS", "PEERS", "Process", "Running", "cpu_s_of", "running", "running_peers"]
 
 KINDS = ("embedded", "distributed")
 PEERS = ("savedmodel", "keras", "ray_serve")
@@ -30,6 +30,13 @@ _RAY_STOP_S = 60.0
 _RAY_HEALTH = "/ray.serve.RayServeAPIService/Healthz"
 _RAY_INGRESS = "Recommender"  # the deployment
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s_of(pid: int) -> float:
+    """CPU time of a process so far, of all its threads; see proc(5)."""
+    text = Path(f"/proc/{pid}/stat").read_text("utf-8")
+    fields = text[text.rindex(")") + 2 :].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +50,8 @@ class Process:
 
     @property
     def cpu_s(self) -> float:
-        """CPU time so far, of all its threads; see proc(5)."""
-        text = Path(f"/proc/{self.pid}/stat").read_text("utf-8")
-        fields = text[text.rindex(")") + 2 :].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        """CPU time so far, of all its threads."""
+        return cpu_s_of(self.pid)
 
     @property
     def memory_mb(self) -> Mapping[str, float]:
