@@ -307,7 +307,7 @@ def _plan(
 ) -> dict[str, Any]:
     """A billion items, a core a replica, two replicas a shard, at half of what they can do."""
     wanted_ms = growth.shard_ms(_PLANNED_ITEMS / shards)
-    scaled = observed.scaled(wanted_ms / float(observed.shard_ms.mean()))
+    scaled = observed.longer_by(wanted_ms - float(observed.shard_ms.mean()))
     fan_out = math.isqrt(shards) if tree else 0
     while fan_out and shards % fan_out:
         fan_out -= 1

@@ -35,6 +35,10 @@ class Observed:
         """As if shards took `factor` times as long."""
         return replace(self, shard_ms=self.shard_ms * factor)
 
+    def longer_by(self, ms: float) -> Observed:
+        """As if each search took `ms` more; what makes some calls slow stays what it is."""
+        return replace(self, shard_ms=np.maximum(self.shard_ms + ms, 0.0))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plant:

@@ -66,6 +66,12 @@ def test_hedging_cuts_the_tail_and_keeps_to_its_budget() -> None:
     assert frugal.percentile(90) > hedged.percentile(90)
 
 
+def test_longer_searches_leave_what_makes_calls_slow_as_it_is() -> None:
+    seen = observed(1.0, 50.0)
+    assert seen.longer_by(2.0).shard_ms.tolist() == [3.0, 52.0]
+    assert seen.scaled(2.0).shard_ms.tolist() == [2.0, 100.0]
+
+
 def test_the_same_seed_gives_the_same_answer() -> None:
     plant, seen = Plant(shards=10, replicas=2), observed(1.0, 2.0, 3.0)
     first, second = (
