@@ -236,6 +236,9 @@ class ServingConfig(_Section):
     max_staleness_days: Annotated[float, Field(ge=0)] = 7.0
     max_message_bytes: Positive = 16 * 1024 * 1024
     max_concurrency: Positive = 256
+    # Pages at a time that are let in however slow they are; the limit moves between this and
+    # max_concurrency by how long they take. 0 = it stays where it is.
+    min_concurrency: NotNegative = 0
     drain_s: Annotated[float, Field(ge=0)] = 5.0
     # Share of a shard's queries that are asked again, exactly, to see what its indexes miss; only
     # where metrics are counted. 0 = none.

@@ -176,10 +176,19 @@ class CallMetrics:
         self._places = Gauge(
             "shortlist_calls_limit", "Calls that may run at once.", ["service"], registry=registry
         )
+        self._adaptive = Gauge(
+            "shortlist_calls_adaptive_limit",
+            "Of these, how many pages may run at once now, by how long they take.",
+            ["service"],
+            registry=registry,
+        )
 
     def serves(self, service: str, running: Callable[[], int], limit: int) -> None:
         self._running.labels(service).set_function(running)
         self._places.labels(service).set(limit)
+
+    def adapts(self, service: str, limit: Callable[[], int]) -> None:
+        self._adaptive.labels(service).set_function(limit)
 
     def answered(self, service: str, method: str, status: str, seconds: float | None) -> None:
         self._calls[service, method, status].inc()

@@ -145,6 +145,7 @@ class ServiceArguments:
                 port=self.port,
                 max_message_bytes=limits.max_message_bytes,
                 max_concurrency=limits.max_concurrency,
+                min_concurrency=limits.min_concurrency,
                 drain_s=limits.drain_s,
             ),
             self.metrics.calls if self.metrics else None,

@@ -31,7 +31,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from shortlist import telemetry
+from shortlist.concurrency import AdaptiveLimit
 from shortlist.errors import (
+    BudgetExceeded,
     CoverageTooLow,
     InvalidField,
     InvalidRequest,
@@ -59,6 +61,9 @@ _ALWAYS_ADMITTED = (
     "grpc.reflection.v1alpha.ServerReflection",
     "shortlist.v1.Admin",
 )
+
+# Calls that are alike, one page each: how long they take tells how busy the process is.
+_ADAPTIVE = {"shortlist.v1.Orchestrator": ("Recommend", "Rank", "Similar")}
 
 # A context tells the number of its status, or the status.
 _STATUS_NAMES = {known: code.name for code in grpc.StatusCode for known in (code, code.value[0])}
@@ -92,6 +97,9 @@ class ServerOptions:
     port: int = 0  # 0 = any free one
     max_message_bytes: int = 16 * 1024 * 1024
     max_concurrency: int = 256  # requests running at once, of a service; the next one is refused
+    # Of pages: so many are let in however slow they are, and up to `max_concurrency` while they are
+    # not slow. 0 = always `max_concurrency`.
+    min_concurrency: int = 0
     drain_s: float = 5.0  # running requests get this long after SIGTERM
 
 
@@ -127,7 +135,7 @@ class Server:
     def __init__(self, options: ServerOptions, watch: CallWatch | None = None) -> None:
         """`watch` hears of every call."""
         self._options = options
-        self._guard = _Guard(options.max_concurrency, watch or Unwatched())
+        self._guard = _Guard(options, watch or Unwatched())
         self._services: dict[str, dict[str, Handler]] = {}
         self._health = _health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -267,16 +275,22 @@ class _Guard:
     and an answer that cannot be serialised are translated like every other error.
     """
 
-    def __init__(self, max_concurrency: int, watch: CallWatch) -> None:
-        self._max_concurrency = max_concurrency
+    def __init__(self, options: ServerOptions, watch: CallWatch) -> None:
+        self._max_concurrency = options.max_concurrency
+        self._min_concurrency = options.min_concurrency
         self._watch = watch
         self._running: Counter[str] = Counter()  # by service
+        self._adaptive: dict[str, AdaptiveLimit] = {}  # by service
         self._streams: set[asyncio.Task[Any]] = set()
         self._draining = False
 
     def wrap_service(self, service: str, handlers: Mapping[str, Handler]) -> dict[str, Handler]:
         if service not in _ALWAYS_ADMITTED:
             self._watch.serves(service, lambda: self._running[service], self._max_concurrency)
+        if service in _ADAPTIVE and self._min_concurrency:
+            adaptive = AdaptiveLimit(least=self._min_concurrency, most=self._max_concurrency)
+            self._adaptive[service] = adaptive
+            self._watch.adapts(service, lambda: adaptive.limit)
         return {
             method: self._wrap(_Method(service, method), handler)
             for method, handler in handlers.items()
@@ -305,7 +319,7 @@ class _Guard:
                 _begin(context)
                 try:
                     # Counted here, when the message has arrived: half-sent calls take no place.
-                    with self._admitted(method.service):
+                    with self._admitted(method):
                         request = _parse(handler, data)
                         _adopt_id(request)
                         return handler.response_serializer(
@@ -351,17 +365,45 @@ class _Guard:
             self._watch.answered(method.service, method.name, status, seconds)
 
     @contextmanager
-    def _admitted(self, service: str) -> Iterator[None]:
+    def _admitted(self, method: _Method) -> Iterator[None]:
         """Every service has places of its own: a flood of events takes none from pages."""
+        service = method.service
+        adaptive = self._adaptive_of(method)
         running = self._running[service]
-        if running >= self._max_concurrency and service not in _ALWAYS_ADMITTED:
+        places = adaptive.limit if adaptive else self._max_concurrency
+        if running >= places and service not in _ALWAYS_ADMITTED:
             self._watch.refused(service)
             raise Overloaded(f"{running} requests are running, this process takes no more")
         self._running[service] += 1
         try:
-            yield
+            if adaptive is None:
+                yield
+            else:
+                with self._timed(method, adaptive):
+                    yield
         finally:
             self._running[service] -= 1
+
+    def _adaptive_of(self, method: _Method) -> AdaptiveLimit | None:
+        adaptive = self._adaptive.get(method.service)
+        return adaptive if adaptive and method.name in _ADAPTIVE[method.service] else None
+
+    @contextmanager
+    def _timed(self, method: _Method, adaptive: AdaptiveLimit) -> Iterator[None]:
+        """Tell the limit how long a call took. One that failed was cut short, and says nothing;
+        one that ran out of time, or was given up, says that it took too long."""
+        started = time.perf_counter()
+        telling = False
+        try:
+            yield
+            telling = True
+        except (asyncio.CancelledError, BudgetExceeded):
+            telling = True
+            raise
+        finally:
+            if telling:
+                seconds = time.perf_counter() - started
+                adaptive.finished(method.name, seconds, self._running[method.service])
 
     @asynccontextmanager
     async def _stream(

@@ -69,6 +69,10 @@ class CallWatch(Protocol):
         """Once a service: `running` says, to any thread, how many of its calls run."""
         ...
 
+    def adapts(self, service: str, limit: Callable[[], int]) -> None:
+        """Once a service whose limit moves: `limit` says, to any thread, where it is."""
+        ...
+
     def answered(self, service: str, method: str, status: str, seconds: float | None) -> None:
         """A call has ended with a gRPC status; streams have no duration."""
         ...
@@ -122,6 +126,8 @@ class Unwatched:
     """Every watch of a process that nobody asks for its metrics."""
 
     def serves(self, service: str, running: Callable[[], int], limit: int) -> None: ...
+
+    def adapts(self, service: str, limit: Callable[[], int]) -> None: ...
 
     def refused(self, service: str) -> None: ...
 

@@ -19,10 +19,17 @@ from tests.orchestrator.world import NOW_MS, SCHEMA, FixedVersion, World
 
 @asynccontextmanager
 async def served(
-    recommender: Recommender, *, max_concurrency: int = 256, watch: CallWatch | None = None
+    recommender: Recommender,
+    *,
+    max_concurrency: int = 256,
+    min_concurrency: int = 0,
+    watch: CallWatch | None = None,
 ) -> AsyncIterator[str]:
     """The orchestrator at the address that is yielded. The recommender is the caller's to close."""
-    server = Server(ServerOptions(drain_s=1.0, max_concurrency=max_concurrency), watch)
+    options = ServerOptions(
+        drain_s=1.0, max_concurrency=max_concurrency, min_concurrency=min_concurrency
+    )
+    server = Server(options, watch)
     add_orchestrator(server, recommender)
     async with running(server) as target:
         yield target

@@ -115,11 +115,13 @@ def test_places_and_the_queue_are_read_when_somebody_asks() -> None:
     metrics = Metrics("orchestrator")
     running = waiting = 0
     metrics.calls.serves("s.Events", lambda: running, 256)
+    metrics.calls.adapts("s.Events", lambda: 2 * running)
     metrics.calls.refused("s.Events")
     metrics.events.reads_queue(lambda: waiting, 1000)
     running, waiting = 7, 40
     assert value(metrics, "shortlist_calls_running", service="s.Events") == 7
     assert value(metrics, "shortlist_calls_limit", service="s.Events") == 256
+    assert value(metrics, "shortlist_calls_adaptive_limit", service="s.Events") == 14
     assert value(metrics, "shortlist_calls_refused_total", service="s.Events") == 1
     assert value(metrics, "shortlist_events_waiting") == 40
     assert value(metrics, "shortlist_events_waiting_limit") == 1000

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import grpc
@@ -28,7 +28,14 @@ from shortlist import telemetry
 from shortlist.errors import InvalidField, InvalidRequest, ShortlistError, VersionNotServed
 from shortlist.serving import CannotListen, Server, ServerOptions, status_of
 from shortlist.telemetry import CallWatch
-from shortlist.v1 import events_pb2, events_pb2_grpc, ranking_pb2, ranking_pb2_grpc
+from shortlist.v1 import (
+    events_pb2,
+    events_pb2_grpc,
+    orchestrator_pb2,
+    orchestrator_pb2_grpc,
+    ranking_pb2,
+    ranking_pb2_grpc,
+)
 
 Handler = Callable[[ranking_pb2.ScoreRequest, Any], Awaitable[Any]]
 Start = Callable[..., Awaitable["Served"]]
@@ -53,12 +60,16 @@ class Calls:
     def __init__(self) -> None:
         self.running: dict[str, Callable[[], int]] = {}
         self.limits: dict[str, int] = {}
+        self.adaptive: dict[str, Callable[[], int]] = {}
         self.ended: list[tuple[str, str, str]] = []
         self.seconds: list[float | None] = []
         self.refusals: list[str] = []
 
     def serves(self, service: str, running: Callable[[], int], limit: int) -> None:
         self.running[service], self.limits[service] = running, limit
+
+    def adapts(self, service: str, limit: Callable[[], int]) -> None:
+        self.adaptive[service] = limit
 
     def answered(self, service: str, method: str, status: str, seconds: float | None) -> None:
         self.ended.append((service, method, status))
@@ -282,6 +293,92 @@ class TestAdmission:
                 await asyncio.sleep(0.01)
             else:
                 return
+
+
+class TestAdaptiveAdmission:
+    """Of the orchestrator, whose pages are alike."""
+
+    @pytest.fixture
+    def calls(self) -> Calls:
+        return Calls()
+
+    async def test_pages_have_it_and_batches_and_other_services_do_not(self, calls: Calls) -> None:
+        gate = Gate()
+        async with orchestrating(gate, calls, min_concurrency=1, max_concurrency=40) as stub:
+            assert calls.limits == {ORCHESTRATOR: 40}
+            assert calls.adaptive[ORCHESTRATOR]() == 40
+            gate.open.set()
+            for _ in range(80):  # longer than a window
+                await asyncio.gather(*(stub.Recommend(A_PAGE, timeout=30) for _ in range(2)))
+            gate.seconds = 0.3
+            async with asyncio.timeout(60):
+                while calls.adaptive[ORCHESTRATOR]() > 10:
+                    answers = (stub.Recommend(A_PAGE, timeout=30) for _ in range(30))
+                    await asyncio.gather(*answers, return_exceptions=True)
+            gate.open.clear()
+            waiting = [asyncio.ensure_future(stub.Recommend(A_PAGE)) for _ in range(20)]
+            await until(lambda: len(calls.refusals) > 0)
+            batch = orchestrator_pb2.BatchRecommendRequest()
+            await stub.BatchRecommend(batch, timeout=30)
+            gate.open.set()
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        refused = [one for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
+        assert 0 < len(refused) < 20
+        assert {one.code() for one in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert set(calls.refusals) == {ORCHESTRATOR}
+
+    async def test_without_a_floor_the_limit_stays_where_it_is(self, calls: Calls) -> None:
+        async with orchestrating(Gate(), calls):
+            assert calls.adaptive == {}
+
+    async def test_calls_that_fail_say_nothing_of_how_long_calls_take(self, calls: Calls) -> None:
+        gate = Gate()
+        gate.open.set()
+        async with orchestrating(gate, calls, min_concurrency=1, max_concurrency=40) as stub:
+            gate.error = InvalidField("user.id", "is odd")  # at once
+            until_s = asyncio.get_running_loop().time() + 1.2  # some windows
+            while asyncio.get_running_loop().time() < until_s:
+                bad = (stub.Recommend(A_PAGE, timeout=30) for _ in range(20))
+                await asyncio.gather(*bad, return_exceptions=True)
+            gate.error, gate.seconds = None, 0.1
+            for _ in range(12):
+                await asyncio.gather(*(stub.Recommend(A_PAGE, timeout=30) for _ in range(20)))
+        assert calls.adaptive[ORCHESTRATOR]() == 40
+        assert calls.refusals == []
+
+
+ORCHESTRATOR = "shortlist.v1.Orchestrator"
+A_PAGE = orchestrator_pb2.RecommendRequest()
+
+
+class Gate(orchestrator_pb2_grpc.OrchestratorServicer):
+    """Pages take so long, and wait until it is open. Batches do not."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.seconds = 0.01
+        self.error: Exception | None = None
+
+    async def Recommend(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self.error:
+            raise self.error
+        await asyncio.sleep(self.seconds)
+        await self.open.wait()
+        return orchestrator_pb2.RecommendResponse()
+
+    async def BatchRecommend(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return orchestrator_pb2.BatchRecommendResponse()
+
+
+@asynccontextmanager
+async def orchestrating(
+    servicer: Gate, watch: CallWatch, **options: Any
+) -> AsyncIterator[orchestrator_pb2_grpc.OrchestratorStub]:
+    server = Server(ServerOptions(**{"drain_s": 0, **options}), watch)
+    orchestrator_pb2_grpc.add_OrchestratorServicer_to_server(servicer, server)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
+        yield orchestrator_pb2_grpc.OrchestratorStub(channel)
+    await server.stop()
 
 
 class TestWatching:
