@@ -6,6 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import grpc
 import numpy as np
@@ -25,6 +26,7 @@ RANKING_S = 0.1  # so that places are what there is too little of, and not the m
 CAPACITY = PLACES / RANKING_S
 SECONDS = 3.0
 REFUSALS = 100
+FLOOR, CEILING = 8, 100  # of the adaptive limit
 # A place is not given back because the ranker was waited for in vain.
 PATIENT = Config.model_validate({"serving": PATIENCE})
 
@@ -44,6 +46,19 @@ class BusyRanker(KeyRanker):
             return await super().score(query)
         finally:
             self.running -= 1
+
+
+class QueueingRanker(KeyRanker):
+    """Does so many at once; the others wait their turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places = asyncio.Semaphore(PLACES)
+
+    async def score(self, query: ScoreQuery) -> Scores:
+        async with self._places:
+            await asyncio.sleep(RANKING_S)
+        return await super().score(query)
 
 
 @pytest.mark.slow
@@ -97,6 +112,55 @@ async def test_fault_13_a_refusal_costs_no_stage(record_fault: Callable[..., Non
         pages = [api.parse(answer) for answer in await asyncio.gather(*admitted)]
     assert all(page.complete for page in pages)
     record_fault(refusal_p99_ms=round(1000 * float(np.percentile(refusals, 99)), 2))
+
+
+@pytest.mark.slow
+async def test_fault_13_the_adaptive_limit_refuses_what_would_only_wait(
+    record_fault: Callable[..., None],
+) -> None:
+    """The ranker does four pages at once, and whoever else was let in waits for it."""
+    fixed, adaptive = await _flooded(0), await _flooded(FLOOR)
+    assert fixed.quiet.statuses.keys() == adaptive.quiet.statuses.keys() == {"OK"}
+    assert adaptive.flooded.statuses.keys() == {"OK", "RESOURCE_EXHAUSTED"}
+    assert fixed.limit is None
+    assert adaptive.limit is not None
+    assert FLOOR <= adaptive.limit < CEILING / 2
+    record_fault(
+        quiet_refused=0,
+        fixed_p50_ms=round(fixed.flooded.latency_ms["p50"], 1),
+        adaptive_p50_ms=round(adaptive.flooded.latency_ms["p50"], 1),
+        fixed_ok_rps=round(fixed.flooded.ok_rps, 1),
+        adaptive_ok_rps=round(adaptive.flooded.ok_rps, 1),
+        adaptive_limit=adaptive.limit,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flooded:
+    quiet: Step
+    flooded: Step
+    limit: float | None  # in the end
+
+
+async def _flooded(min_concurrency: int) -> Flooded:
+    metrics = Metrics("orchestrator")
+    async with (
+        a_world(scorers=[QueueingRanker()], config=PATIENT) as world,
+        served(
+            world.recommender,
+            max_concurrency=CEILING,
+            min_concurrency=min_concurrency,
+            watch=metrics.calls,
+        ) as target,
+        grpc.aio.insecure_channel(target) as channel,
+    ):
+        return Flooded(
+            quiet=await run(_plan(target, CAPACITY / 2), channel),
+            flooded=await run(_plan(target, 3 * CAPACITY), channel),
+            limit=metrics.registry.get_sample_value(
+                "shortlist_calls_adaptive_limit", {"service": "shortlist.v1.Orchestrator"}
+            ),
+        )
 
 
 async def _refused(call: Callable[..., Awaitable[bytes]], request: bytes) -> float:
