@@ -92,17 +92,23 @@ async def black_hole(kind: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _mute() -> AsyncIterator[str]:
+    talkers: list[asyncio.StreamWriter] = []
+
     async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talkers.append(writer)
         with contextlib.suppress(ConnectionError):
             while await reader.read(65_536):
                 pass
-        writer.close()
 
     server = await asyncio.start_server(read, "127.0.0.1", 0)
     try:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        for writer in talkers:
+            writer.close()
+        closed = (writer.wait_closed() for writer in talkers)
+        await asyncio.gather(*closed, return_exceptions=True)
 
 
 def free_port() -> int:

@@ -21,14 +21,17 @@ async def test_fault_6_a_port_that_answers_nothing_costs_no_page_its_budget(
 ) -> None:
     budget_ms = BUDGETS.serving.request_budget_ms
     world = a_world()
-    async with replicated(world, replicas=1) as target, AsyncClient(target) as client:
+    async with (
+        replicated(world, replicas=1) as target,
+        AsyncClient(target, retries=False) as client,
+    ):
         watcher = Watcher(client, users=USERS, rate=RATE)
         async with watcher.watching():
             before = await watcher.stretch()
     async with (
         black_hole(kind) as nobody,
         replicated(world, replicas=1, elsewhere=nobody) as target,
-        AsyncClient(target) as client,
+        AsyncClient(target, retries=False) as client,
     ):
         watcher = Watcher(client, users=USERS, rate=RATE)
         async with watcher.watching():

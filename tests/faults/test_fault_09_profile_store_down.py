@@ -38,7 +38,7 @@ async def a_served_world(
     async with (
         a_world(store=store) as world,
         served(world.recommender) as target,
-        AsyncClient(target) as client,
+        AsyncClient(target, retries=False) as client,
     ):
         yield world, client
 
@@ -76,7 +76,7 @@ async def test_fault_09_a_sqlite_file_that_cannot_be_read_any_more(
     async with (
         a_world(store=SqliteStore(path)) as world,
         served(world.recommender) as target,
-        AsyncClient(target) as client,
+        AsyncClient(target, retries=False) as client,
     ):
         took = await pages_without_profiles(client)
         with pytest.raises(ShortlistError) as refused:

@@ -19,6 +19,7 @@ WARM_UP, PAGES = 200, 400
 MOST_ATTEMPTS = 1.1  # a request
 
 
+@pytest.mark.slow  # takes seconds
 @pytest.mark.parametrize(
     ("tier", "reason"), [("ranking", "RANKER_FALLBACK"), ("retrieval", "SHARD_DOWN")]
 )
@@ -26,7 +27,10 @@ async def test_fault_12_a_tier_that_is_unavailable_is_not_asked_twice_for_every_
     tier: str, reason: str, record_fault: Callable[..., None]
 ) -> None:
     world = a_world(replicas=REPLICAS, rankers=REPLICAS)
-    async with replicated(world, replicas=REPLICAS) as target, AsyncClient(target) as client:
+    async with (
+        replicated(world, replicas=REPLICAS) as target,
+        AsyncClient(target, retries=False) as client,
+    ):
         assert (await client.recommend(PageRequest(user_id="ann"))).degradations == ()
         failing = _parts(world, tier)
         for one in failing:

@@ -68,7 +68,7 @@ async def test_fault_14_pages_under_load_and_how_late_the_loop_gets(
     kind: str, world: Path, record_fault: Callable[..., None]
 ) -> None:
     async with running(world, kind, "fast", rankers=1) as system:
-        async with AsyncClient(system.target, timeout_s=60) as client:
+        async with AsyncClient(system.target, timeout_s=60, retries=False) as client:
             await _pages(client)
         assert system.orchestrator.metrics_port
         figures = await _scraped(system.orchestrator.metrics_port)

@@ -37,7 +37,7 @@ async def test_fault_28_a_flood_is_refused_beyond_the_queue_and_pages_go_on(
     async with (
         a_world(config=CONFIG, store=store) as world,
         served(world.recommender) as target,
-        AsyncClient(target) as client,
+        AsyncClient(target, retries=False) as client,
     ):
         await _pages(client, 30)
         quiet_ms = await _pages(client, PAGES)
@@ -69,7 +69,7 @@ async def test_fault_28_places_of_events_are_not_places_of_pages() -> None:
     async with (
         a_world(store=store) as world,
         served(world.recommender, max_concurrency=4) as target,
-        AsyncClient(target) as client,
+        AsyncClient(target, retries=False) as client,
     ):
         stuck = [asyncio.create_task(client.record_events([an_event()])) for _ in range(4)]
         await store.all_wait(4)

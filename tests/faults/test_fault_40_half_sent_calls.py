@@ -26,7 +26,7 @@ async def test_fault_40_half_sent_calls_leave_all_places_to_the_others(
     async with (
         a_world() as world,
         served(world.recommender, max_concurrency=PLACES) as target,
-        AsyncClient(target) as client,
+        AsyncClient(target, retries=False) as client,
     ):
         before = await _pages(client)
         async with grpc.aio.insecure_channel(target) as channel, _Dribble(target):

@@ -192,10 +192,10 @@ def prepare_world(folder: Path) -> None:
 
 @asynccontextmanager
 async def watched(world: Path, *, replicas: int = 1) -> AsyncIterator[Watcher]:
-    """Two shards and a ranker in processes of their own."""
+    """Two shards and a ranker in processes. A call is one attempt, so that failures show."""
     async with (
         running(world, "distributed", "fast", replicas=replicas, rankers=1) as system,
-        AsyncClient(system.target, timeout_s=60) as client,
+        AsyncClient(system.target, timeout_s=60, retries=False) as client,
     ):
         watcher = Watcher(client, processes=system.processes)
         async with watcher.watching():

@@ -191,7 +191,7 @@ async def running(root: Path) -> AsyncIterator[System]:
             MemoryProfileStore([]),
         )
         await stack.enter_async_context(recommender)
-        client = AsyncClient(await serve(add_orchestrator, recommender))
+        client = AsyncClient(await serve(add_orchestrator, recommender), retries=False)
         stack.push_async_callback(client.close)
         system = System(
             store=store,
