@@ -146,6 +146,20 @@ class UserEncoder:
         )
         return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
 
+    def tells_apart(self, user: UserContext) -> bool:
+        """Whether the user's vector says more than that nothing is known of the user.
+
+        With times there is the moment at least, and people without a history were learned from.
+        """
+        if self._has_time or any(
+            features
+            for side in (self._user, self._context)
+            for features in (side.token_features, side.numeric_features)
+        ):
+            return True
+        history = user.history
+        return bool(self.items.of(history.keys[history.weights > 0])[1].any())
+
     def _pool(self, history: History) -> tuple[Floats, Floats, int]:
         """Weighted mean of the liked items' vectors, the newest one, and how many there are."""
         vectors, known = self.items.of(history.keys[history.weights > 0])

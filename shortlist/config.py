@@ -206,6 +206,8 @@ class RankingConfig(_Section):
     value_weight: float = 0.0  # worth of a standard deviation of the predicted event value
     requests: Positive = 30_000  # of the past that are learned from, at most
     group_size: Annotated[int, Field(ge=4)] = 100  # candidates drawn of each request's
+    # Share of those requests, at least, of whose users at most five interactions are known.
+    strangers: Annotated[float, Field(ge=0, le=0.9)] = 0.15
     dcn: DcnConfig = DcnConfig()
     gbdt: GbdtConfig = GbdtConfig()
 

@@ -1,4 +1,7 @@
-"""A simulated world of known tastes, for tests, the demo and closed-loop experiments."""
+"""A simulated world of known tastes, for tests, the demo and closed-loop experiments.
+
+Beside it, `simulator.fanout` simulates questions to many shards, and knows nothing of the world.
+"""
 
 from simulator.config import ClickWeights, ExposureMix, InvalidWorldConfig, WorldConfig
 from simulator.dataset import WrittenDataset, write_dataset

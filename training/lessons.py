@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,30 @@ from shortlist.artifacts import ArtifactStore
 from shortlist.config import Config
 from shortlist.errors import ArtifactRefused
 from shortlist.staleness import believed_ms
-from shortlist.tiers import AttributeValue, Candidates, RetrieveQuery, SourceCandidates, UserContext
+from shortlist.tiers import (
+    AttributeValue,
+    Candidates,
+    Keys,
+    RetrieveQuery,
+    SourceCandidates,
+    UserContext,
+)
 from training.dataset import Dataset
 from training.groups import Groups
 from training.histories import UserRows, history_of, user_attributes
 from training.rewards import Rewards
 from training.windows import Window
 
-__all__ = ["Moment", "Proposer", "lessons", "moments", "relevant_rows", "user_at", "users_at"]
+__all__ = [
+    "Moment",
+    "Proposer",
+    "lessons",
+    "moments",
+    "relevant_rows",
+    "user_at",
+    "users_at",
+    "with_strangers",
+]
 
 Booleans = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -33,6 +49,7 @@ Rows = npt.NDArray[np.int64]
 
 _LATER_MOMENTS = 8  # at most, of users with much to come: what they want when they have begun
 _BETWEEN_MOMENTS = 6  # interactions, at least
+_STRANGER = 5  # interactions that are known of one, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +60,9 @@ class Moment:
     known: Rows  # rows of Dataset.events, oldest first
     next: Rows  # rows of Dataset.events
     time_ms: int
+    # Rows of Dataset.events: what came before, of which the request knows nothing. The items are
+    # not proposed.
+    hidden: Rows = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def moments(
@@ -85,6 +105,31 @@ def _cuts(events: int, later: bool) -> list[int]:
     return [events * part // parts for part in range(parts)]
 
 
+def with_strangers(todo: Sequence[Moment], share: float, seed: int) -> list[Moment]:
+    """The moments, and some of them once more with little of the history, or nothing at all.
+
+    Moments at which at most five interactions are known are `share` of all then, unless they are
+    more already, or too many would have to be made up: rankers that never met a stranger have no
+    idea what to show to one (DropoutNet: Volkovs, Yu & Poutanen, NIPS 2017).
+    """
+    rng = np.random.default_rng(seed)
+    able = [place for place, moment in enumerate(todo) if len(moment.known) > _STRANGER]
+    short = len(todo) - len(able)
+    wanted = round((share * len(todo) - short) / (1 - share))
+    chosen = np.sort(rng.permutation(np.array(able, np.intp))[: max(wanted, 0)])
+    kept = rng.integers(1, _STRANGER + 1, len(chosen)) * rng.integers(0, 2, len(chosen))
+    return [
+        *todo,
+        *(_forgetting(todo[place], n) for place, n in zip(chosen, kept.tolist(), strict=True)),
+    ]
+
+
+def _forgetting(moment: Moment, kept: int) -> Moment:
+    """All but the newest `kept` interactions are not known."""
+    cut = len(moment.known) - kept
+    return replace(moment, known=moment.known[cut:], hidden=moment.known[:cut])
+
+
 class Proposer:
     """Retrieval and blending as served, without the network: the same code, one process."""
 
@@ -98,24 +143,26 @@ class Proposer:
         shards = RetrievalMeta.of(artifact).shards
         return Proposer([Generation.open(artifact, shard) for shard in range(shards)], config)
 
-    def propose(self, user: UserContext) -> Candidates:
-        """The blended candidates of a user, without what the user has seen."""
+    def propose(self, user: UserContext, hidden: Keys | None = None) -> Candidates:
+        """The blended candidates of a user, without what the user has seen; of `hidden` items
+        nobody knows that."""
         retrieval = self._config.retrieval
         offered = self._generations[0].sources
         quotas = {name: quota for name, quota in retrieval.asked.items() if name in offered}
-        proposals = tuple(self.sources(user, quotas).values())
+        proposals = tuple(self.sources(user, quotas, hidden).values())
         _, candidates = blend(proposals, retrieval.candidates, retrieval.guaranteed)
         return candidates
 
     def sources(
-        self, user: UserContext, quotas: Mapping[str, int]
+        self, user: UserContext, quotas: Mapping[str, int], hidden: Keys | None = None
     ) -> Mapping[str, SourceCandidates]:
         """Each source's best unseen items, by source. Raises `ArtifactRefused` when one fails."""
+        seen = user.history.keys
         query = RetrieveQuery(
             request_id="lesson",
             user=user,
             quotas=quotas,
-            exclude=np.unique(user.history.keys),
+            exclude=np.unique(seen if hidden is None else np.concatenate([seen, hidden])),
         )
         slices = [generation.retrieve(query) for generation in self._generations]
         if failures := [failure for one in slices for failure in one.failures]:
@@ -143,7 +190,8 @@ def lessons(
     size = config.ranking.group_size
     groups = []
     for moment, user in zip(todo, users_at(dataset, todo), strict=True):
-        candidates = proposer.propose(user)
+        hidden = dataset.item_keys[dataset.events.item[moment.hidden]]
+        candidates = proposer.propose(user, hidden)
         labels, values = rewards.labels(dataset, moment.next, candidates.keys)
         liked: Booleans = np.any(labels > 0, axis=1)
         if liked.any():
@@ -184,7 +232,8 @@ def relevant_rows(dataset: Dataset, moment: Moment) -> frozenset[int]:
     """Item rows that the user went on to like and had not seen before."""
     events = dataset.events
     liked = moment.next[events.weight[moment.next] > 0]
-    return frozenset(events.item[liked].tolist()) - set(events.item[moment.known].tolist())
+    seen = np.concatenate([moment.known, moment.hidden])
+    return frozenset(events.item[liked].tolist()) - set(events.item[seen].tolist())
 
 
 def _sample(

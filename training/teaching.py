@@ -17,7 +17,7 @@ from training.dataset import Dataset
 from training.encoding import Encoders
 from training.groups import Groups
 from training.item_statistics import HalfLives, build_item_table
-from training.lessons import Moment, Proposer, lessons, moments
+from training.lessons import Moment, Proposer, lessons, moments, with_strangers
 from training.ray_session import cores_of_the_cluster, new_board, wait_for
 from training.rewards import Rewards
 from training.shards import read_slices, sources_of
@@ -98,6 +98,7 @@ def gather_lessons(lesson: Lesson, lesson_ref: ray.ObjectRef, window: Window) ->
         max_staleness_days=lesson.config.serving.staleness_days,
         seed=lesson.seed,
     )
+    todo = with_strangers(todo, lesson.config.ranking.strangers, lesson.seed)
     board = new_board()
     chunks = [todo[at : at + _MOMENTS_A_CALL] for at in range(0, len(todo), _MOMENTS_A_CALL)]
     cores = cores_of_the_cluster()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Self
 
-from retrieval_svc.brute_force import BruteForceIndex, Hits, Index
+from retrieval_svc.brute_force import BruteForceIndex, Floats, Hits, Index
 from retrieval_svc.encoder import UserEncoder
 from retrieval_svc.index import load_index
 from retrieval_svc.source_data import SourceData
-from retrieval_svc.sources.base import CatalogueItems, Describer, SliceView, SourceQuery
+from retrieval_svc.sources.base import NO_HITS, CatalogueItems, Describer, SliceView, SourceQuery
+from shortlist.tiers import UserContext
 
 __all__ = ["TwoTowerSource"]
 
@@ -42,8 +43,12 @@ class TwoTowerSource:
         return _TowerDescriber(self._encoder)
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
-        vector = query.once("two_tower/user", lambda: self._encoder.encode(query.user))
-        return self._index.search(vector, k, query.allowed)
+        vector = query.once("two_tower/user", lambda: self._vector(query.user))
+        return NO_HITS if vector is None else self._index.search(vector, k, query.allowed)
+
+    def _vector(self, user: UserContext) -> Floats | None:
+        """None of a user of whom nothing is known: popularity is what popular is for."""
+        return self._encoder.encode(user) if self._encoder.tells_apart(user) else None
 
 
 class _TowerDescriber:

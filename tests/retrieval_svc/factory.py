@@ -265,7 +265,7 @@ def random_lists(terms: Keys, rows: int, each: int, rng: np.random.Generator) ->
     return PostingLists.of(terms[term], row.astype(np.int32), weights)
 
 
-def mean_tower(catalogue: Catalogue) -> UserEncoder:
+def mean_tower(catalogue: Catalogue, *, has_time: bool = True) -> UserEncoder:
     """The mean of the history's vectors; the first axis for whom nothing is known of."""
     dim = catalogue.vectors.shape[1]
     nothing = FeatureEncoder([], [])
@@ -287,7 +287,7 @@ def mean_tower(catalogue: Catalogue) -> UserEncoder:
             output_map=np.zeros((1, dim), np.float32),
             output_bias=np.zeros(dim, np.float32),
         ),
-        has_time=True,
+        has_time=has_time,
     )
 
 

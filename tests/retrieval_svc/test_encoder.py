@@ -12,7 +12,7 @@ from shortlist.errors import ArtifactCorrupt, ArtifactRefused
 from shortlist.features import FeatureEncoder
 from shortlist.ids import keys_of
 from shortlist.tiers import History, UserContext
-from tests.retrieval_svc.factory import Floats, unit
+from tests.retrieval_svc.factory import Catalogue, Floats, mean_tower, unit
 
 DIM, TOKEN_DIM, HIDDEN, LENGTH, ITEMS = 6, 3, 5, 4, 30
 KEYS = np.sort(keys_of(f"item-{number}" for number in range(ITEMS)))
@@ -170,6 +170,16 @@ def test_attributes_context_and_moment_move_the_vector() -> None:
     ]
     for other in changed:
         assert np.abs(tower.encode(user) - tower.encode(other)).max() > 1e-3
+
+
+def test_without_times_and_features_a_stranger_is_like_any_other() -> None:
+    stranger, passer = user_with((STRANGER, 1.0)), user_with((int(KEYS[1]), 0.0))
+    liker = user_with((int(KEYS[1]), 1.0))
+    catalogue = Catalogue.random(ITEMS)
+    assert random_tower(has_time=False).tells_apart(stranger), "by where they live"
+    assert mean_tower(catalogue, has_time=True).tells_apart(stranger), "by the moment"
+    timeless = mean_tower(catalogue, has_time=False)
+    assert [timeless.tells_apart(one) for one in (stranger, passer, liker)] == [False, False, True]
 
 
 def test_a_tower_of_data_without_times_does_not_look_at_the_clock() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,15 @@ from training.encoding import fit_encoders
 from training.groups import Groups
 from training.histories import user_attributes
 from training.item_statistics import HalfLives, build_item_table
-from training.lessons import Moment, Proposer, lessons, moments, relevant_rows, user_at
+from training.lessons import (
+    Moment,
+    Proposer,
+    lessons,
+    moments,
+    relevant_rows,
+    user_at,
+    with_strangers,
+)
 from training.rewards import Rewards
 from training.windows import Window, backtest_window
 
@@ -326,3 +335,59 @@ def test_groups_are_concatenated_and_taken_row_by_row(classroom: Classroom) -> N
     whole = Groups.concatenate(halves)
     for name in Groups.__slots__:
         np.testing.assert_array_equal(getattr(whole, name), getattr(groups, name))
+
+
+class TestStrangers:
+    """Moments whose history is hidden, so that rankers meet people of whom nothing is known."""
+
+    def test_there_are_as_many_as_wanted(self, tmp_path: Path) -> None:
+        todo = [moment for moment in Classroom(tmp_path).todo if len(moment.known) > 5]
+        more = with_strangers(todo, 0.25, seed=1)
+        assert more[: len(todo)] == todo
+        short = [moment for moment in more if len(moment.known) <= 5]
+        assert len(short) == pytest.approx(0.25 * len(more), abs=1)
+        kept = [len(moment.known) for moment in short]
+        assert kept.count(0) > len(kept) / 4
+        assert max(kept) > 0
+
+    def test_what_they_know_and_what_is_hidden_is_the_history(self, tmp_path: Path) -> None:
+        todo = Classroom(tmp_path).todo
+        by_user = {(one.user, len(one.next)): one for one in todo}
+        for moment in with_strangers(todo, 0.5, seed=1)[len(todo) :]:
+            whole = by_user[moment.user, len(moment.next)]
+            again = np.concatenate([moment.hidden, moment.known])
+            assert again.tolist() == whole.known.tolist()
+            assert moment.next is whole.next
+
+    def test_data_that_has_them_needs_no_more(self, tmp_path: Path) -> None:
+        todo = [replace(one, known=one.known[:3]) for one in Classroom(tmp_path).todo]
+        assert with_strangers(todo, 0.9, seed=1) == todo
+        assert with_strangers(todo, 0.0, seed=1) == todo
+
+    def test_the_seed_decides_who(self, tmp_path: Path) -> None:
+        todo = Classroom(tmp_path).todo
+        one, same, other = (
+            [(moment.user, len(moment.known)) for moment in with_strangers(todo, 0.5, seed=seed)]
+            for seed in (1, 1, 2)
+        )
+        assert one == same != other
+
+    def test_hidden_items_are_not_proposed(self, tmp_path: Path) -> None:
+        room = Classroom(tmp_path)
+        proposer = room.proposer(config_with(candidates=ITEMS))
+        strangers = with_strangers(room.todo, 0.5, seed=1)[len(room.todo) :]
+        for moment in strangers:
+            keys = room.dataset.item_keys[room.dataset.events.item[moment.hidden]]
+            proposed = proposer.propose(user_at(room.dataset, moment, {}), keys)
+            assert len(proposed) > 0
+            assert not np.isin(proposed.keys, keys).any()
+
+    def test_their_lessons_have_no_history(self, tmp_path: Path) -> None:
+        room = Classroom(tmp_path)
+        known = [moment for moment in room.todo if len(moment.known) > 5]
+        place = room.builder.names.index("history:similarity_max")
+        room.todo = known
+        assert (room.lessons(config_with()).numeric[:, :, place] != 0).any(axis=1).all()
+        strangers = with_strangers(known, 0.5, seed=1)[len(known) :]
+        room.todo = [moment for moment in strangers if not len(moment.known)]
+        assert (room.lessons(config_with()).numeric[:, :, place] == 0).all()
