@@ -1,7 +1,7 @@
 """`python -m benchmarks.fanout`: what asking many shards takes, measured at 8 and foretold at 1000.
 
-Calls to single shards are measured while nothing else goes on, and what CPU time they take more
-when all shards of this machine are asked at once. `simulator.fanout` is fed with that; what it says
+Calls to single shards are measured while nothing else goes on, and what CPU time they take when all
+shards of this machine are asked at once. `simulator.fanout` is fed with that; what it says
 of 8 shards at rising load is printed beside what they took. Then the same simulator says what a
 billion items on hundreds of hosts would take.
 """
@@ -46,6 +46,7 @@ _PLANNED_ITEMS = 1_000_000_000
 _PLANNED_SHARDS = (100, 200, 500, 1000)
 _LOADS = (0.2, 0.4, 0.6)  # shares of what the cores can do
 _PLANNED_LOAD = 0.5
+_PAUSE_S = 0.02  # between calls: what sleeps is slow to wake up, and its caches are cold
 _SELDOM_RPS = 1e-3  # one question at a time
 _CORES = os.cpu_count() or 1
 
@@ -64,7 +65,7 @@ _CORES = os.cpu_count() or 1
     show_default=True,
     help="Items of two indexes: how a search's time grows.",
 )
-@click.option("--calls", type=click.IntRange(20), default=1000, show_default=True, help="A shard.")
+@click.option("--calls", type=click.IntRange(20), default=250, show_default=True, help="A shard.")
 @click.option("--seconds", type=float, default=20.0, show_default=True, help="At each load.")
 @click.option("--simulated", type=click.IntRange(50), default=4000, show_default=True)
 @click.option(
@@ -98,14 +99,14 @@ def main(
     except ShortlistError as error:
         raise click.ClickException(str(error)) from None
     growth = _Growth(
-        fixed_ms=max(0.0, measured.shard_cpu_ms - slice_ms),
+        fixed_ms=max(0.0, float(measured.side_by_side.shard_ms.mean()) - slice_ms),
         search_ms=few,
         items=grown[0],
         exponent=max(0.0, math.log(many / few) / math.log(grown[1] / grown[0])),
     )
     checks = [_check(measured, run, shards, simulated) for run in measured.runs]
     plans = [
-        _plan(measured.alone, growth, count, tree, simulated)
+        _plan(measured.side_by_side, growth, count, tree, simulated)
         for count in _PLANNED_SHARDS
         for tree in (False, True)
     ]
@@ -224,6 +225,7 @@ async def _ask_singly(
             started = time.perf_counter()
             await retriever.retrieve(queries[number % len(queries)])
             took.append(1000 * (time.perf_counter() - started))
+            await asyncio.sleep(_PAUSE_S)
     client_ms = 1000 * (time.process_time() - cpu) / len(took)
     return np.array(took), client_ms, 1000 * (_cpu_s(shards) - before) / len(took)
 
@@ -243,6 +245,7 @@ async def _ask_in_turn(
         query = queries[number % len(queries)]
         await asyncio.gather(*(retriever.retrieve(query) for retriever in retrievers))
         took.append(1000 * (time.perf_counter() - started))
+        await asyncio.sleep(_PAUSE_S)
     calls = questions * len(retrievers)
     client_ms = 1000 * (time.process_time() - cpu) / calls
     return np.array(took), client_ms, 1000 * (_cpu_s(shards) - before) / calls
