@@ -232,7 +232,7 @@ class ServingConfig(_Section):
     describe_budget_ms: Positive = 200
     # Second replicas asked, because the first is slow or fails, at most: a share of the calls.
     extra_attempts: Annotated[float, Field(ge=0, le=1)] = 0.05
-    reserve_ms: Positive = 5  # kept back at each hop for the answer's way home
+    reserve_ms: Positive = 5  # kept back for the answer's way home
     request_budget_ms: Positive = 1000  # when the client sets no deadline
     history_length: Positive = 200  # newest events of a user that travel to the tiers
     max_staleness_days: Annotated[float, Field(ge=0)] = 7.0
