@@ -211,12 +211,14 @@ class _Race(Generic[T, R]):
         return error
 
     def _leave_behind(self, by_helper: bool) -> None:
-        """What still runs when there is an answer was slower than a sibling."""
-        if by_helper and self._running:
-            self._tell("hedge_won")
+        """When a helper answers first, what still runs is slower. A helper that was not needed had
+        less time, and that tells nothing of it."""
+        if not by_helper or not self._running:
+            return
+        self._tell("hedge_won")
         for attempt in self._running.values():
             self._patience.learn(time.perf_counter() - attempt.begun)
-            if by_helper and attempt.member.standing.was_late():
+            if attempt.member.standing.was_late():
                 self._tell("rest")
 
 
