@@ -123,7 +123,7 @@ async def _measure(target: str, folder: Path, plan: Plan, terminal: Terminal) ->
     rng = np.random.default_rng(0)
     asked = [users[at] for at in rng.integers(len(users), size=4 * plan.samples)]
     parts = [asked[start::4] for start in range(4)]
-    async with AsyncClient(target, timeout_s=60) as client:
+    async with AsyncClient(target, timeout_s=60, retries=False) as client:
         load = PageLoad(client, users, rate=plan.rate)
         async with load.running():
             with terminal.step("event to page"):

@@ -79,7 +79,9 @@ _TRAINING = {
 @click.option(
     "--cores",
     type=click.IntRange(0),
-    help="Processors that training may use; 0 = all.  [default: half of them]",
+    default=0,
+    show_default=True,
+    help="Processors that training may use; 0 = all.",
 )
 @click.option("--items", default=3000, show_default=True, help="Items of the made-up world.")
 @click.option("--users", default=800, show_default=True, help="People in it.")
@@ -96,7 +98,7 @@ def main(
     rounds: int,
     together: bool,
     nice: bool,
-    cores: int | None,
+    cores: int,
     items: int,
     users: int,
     events: int,
@@ -121,7 +123,7 @@ def main(
                 load=load,
                 seconds=seconds,
                 nice=nice,
-                cores=_half_of_the_cores() if cores is None else cores,
+                cores=cores,
             )
             figures = asyncio.run(plan.run(terminal))
     except ShortlistError as error:
@@ -288,7 +290,7 @@ class _Measuring:
         users = known_users(self.folder)
         async with supervisor.running():
             target = supervisor.children[-1].address
-            async with AsyncClient(target, timeout_s=_PATIENCE_S) as client:
+            async with AsyncClient(target, timeout_s=_PATIENCE_S, retries=False) as client:
                 saturation = await self._saturation(client, users)
                 rate = self.load * saturation
                 terminal.err.print(f"{saturation:.1f} pages/s at most; {rate:.1f} from now on")
@@ -377,10 +379,6 @@ async def _follow(job: asyncio.subprocess.Process, log: BinaryIO, seen: _Seen) -
             loading = True
             seen.loading += 1
     seen.loading -= loading
-
-
-def _half_of_the_cores() -> int:
-    return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def _on_last_cores(count: int) -> list[str]:

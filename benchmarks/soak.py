@@ -126,7 +126,7 @@ async def _soak(folder: Path, kind: str, users: int, seconds: float, rate: float
 
     async with (
         running(folder, kind, _FORM, rankers=1) as system,
-        AsyncClient(system.target, timeout_s=60) as client,
+        AsyncClient(system.target, timeout_s=60, retries=False) as client,
     ):
         load = PageLoad(client, names, rate=rate, watch=watch)
         async with load.running(), _background(client, names, errors):

@@ -14,7 +14,7 @@ from shortlist.launch import child_environment, module_command
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # it trains twice
 def test_one_round_under_load_fails_and_mixes_nothing(tmp_path: Path, checkout: Path) -> None:
-    what = ("--json", "--rounds", "1", "--together", "--no-nice", "--cores", "0", "--load", "0.2")
+    what = ("--json", "--rounds", "1", "--together", "--no-nice", "--load", "0.2")
     sizes = ("--items", "400", "--users", "150", "--events", "3000", "--seconds", "2")
     run = subprocess.run(
         module_command("benchmarks.redeploy", *what, *sizes, "--workdir", str(tmp_path)),
