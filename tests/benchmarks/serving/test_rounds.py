@@ -106,7 +106,7 @@ def test_the_benchmark_prints_one_object_of_ours_and_of_peers(world: Path) -> No
         "--system": "distributed",
         "--seconds": 1,
         "--rising-seconds": 0.5,
-        "--peer": "ray_serve",
+        "--peer": "savedmodel",
     }
     words = [str(word) for pair in options.items() for word in pair]
     done = CliRunner().invoke(main, [*words, "--json"], catch_exceptions=False)
@@ -122,8 +122,8 @@ def test_the_benchmark_prints_one_object_of_ours_and_of_peers(world: Path) -> No
     assert figures["at_50%"]["coverage"] == 1.0
     ratios = fast["ratios"]["distributed"]
     assert ratios["bound"] == pytest.approx(figures["saturation_rps"] / fast["bound_rps"])
-    assert ratios["ray_serve"]["median"] > 0
-    assert fast["peers"].keys() == {"ray_serve"}
-    assert fast["peers"]["ray_serve"]["saturation_rps"] > 0
-    assert fast["peers"]["ray_serve"]["recall@1000"] == 1.0
-    assert {one["name"] for one in result["targets"]} >= {"distributed / peer ray_serve"}
+    assert ratios["savedmodel"]["median"] > 0
+    assert fast["peers"].keys() == {"savedmodel"}
+    assert fast["peers"]["savedmodel"]["saturation_rps"] > 0
+    assert fast["peers"]["savedmodel"]["recall@1000"] == 1.0
+    assert {one["name"] for one in result["targets"]} >= {"distributed / peer savedmodel"}
