@@ -99,7 +99,7 @@ async def test_a_mistake_of_the_caller_is_not_repeated_elsewhere() -> None:
 async def test_the_deadline_ends_a_call_and_the_slow_replica_rests() -> None:
     stopped, good = Replica(), Replica()
     stopped.hold.clear()
-    group = Replicas([stopped, good])
+    group = Replicas([stopped, good], extra_share=0.0)
     while not stopped.asked:
         try:
             await group.call(Replica.answer, Deadline.after(20))

@@ -302,6 +302,7 @@ class TestAdaptiveAdmission:
     def calls(self) -> Calls:
         return Calls()
 
+    @pytest.mark.slow
     async def test_pages_have_it_and_batches_and_other_services_do_not(self, calls: Calls) -> None:
         gate = Gate()
         async with orchestrating(gate, calls, min_concurrency=1, max_concurrency=40) as stub:
@@ -331,6 +332,7 @@ class TestAdaptiveAdmission:
         async with orchestrating(Gate(), calls):
             assert calls.adaptive == {}
 
+    @pytest.mark.slow
     async def test_calls_that_fail_say_nothing_of_how_long_calls_take(self, calls: Calls) -> None:
         gate = Gate()
         gate.open.set()
