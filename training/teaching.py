@@ -90,15 +90,17 @@ def _vectors_of(dataset: Dataset, artifact: Artifact) -> npt.NDArray[np.float32]
 
 def gather_lessons(lesson: Lesson, lesson_ref: ray.ObjectRef, window: Window) -> Groups:
     """Groups of all moments, made by one teacher a core."""
-    numbers = lesson.config.ranking.group_size * len(lesson.builder().names)
+    config = lesson.config.ranking
+    numbers = config.group_size * len(lesson.builder().names)
+    most = min(config.requests, _MOST_NUMBERS // numbers)
     todo = moments(
         lesson.dataset,
         window,
-        limit=min(lesson.config.ranking.requests, _MOST_NUMBERS // numbers),
+        limit=round(most * (1 - config.strangers)),  # leaves room for those that are made up
         max_staleness_days=lesson.config.serving.staleness_days,
         seed=lesson.seed,
     )
-    todo = with_strangers(todo, lesson.config.ranking.strangers, lesson.seed)
+    todo = with_strangers(todo, config.strangers, lesson.seed)
     board = new_board()
     chunks = [todo[at : at + _MOMENTS_A_CALL] for at in range(0, len(todo), _MOMENTS_A_CALL)]
     cores = cores_of_the_cluster()
