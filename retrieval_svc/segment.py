@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from retrieval_svc.brute_force import Floats
+from retrieval_svc.brute_force import BruteForceIndex, Floats
 from retrieval_svc.item_table import ItemTable
 from retrieval_svc.rows import Keys, Rows, rows_of
 from retrieval_svc.slice_files import RetrievalMeta
@@ -88,7 +88,7 @@ class Segment:
         return frozenset(
             name
             for name, source in self.sources.items()
-            if isinstance(source, SearchingSource) and source.misses
+            if isinstance(source, SearchingSource) and source.index.kind != BruteForceIndex.kind
         )
 
     @cached_property

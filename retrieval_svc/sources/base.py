@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from retrieval_svc.brute_force import Floats, Hits
+from retrieval_svc.brute_force import Floats, Hits, Index
 from retrieval_svc.rows import EVERY_ROW, Allowed, Keys
 from retrieval_svc.source_data import PostingLists, SharedData, SourceData
 from shortlist.errors import ArtifactCorrupt
@@ -133,10 +133,7 @@ class SharingSource(Protocol):
 class SearchingSource(Protocol):
     """A source that finds its items in an index, which may miss some."""
 
-    @property
-    def misses(self) -> bool:
-        """Whether its index is such a one."""
-        ...
+    index: Index
 
     def exact(self) -> Source:
         """The same over an index that misses nothing."""

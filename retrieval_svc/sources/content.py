@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from retrieval_svc.brute_force import BruteForceIndex, Floats, Hits, Index
+from retrieval_svc.brute_force import Floats, Hits, Index
 from retrieval_svc.content_encoder import ContentEncoder
 from retrieval_svc.index import load_source_index
 from retrieval_svc.item_vectors import ItemVectors
@@ -107,7 +107,7 @@ class ContentSource:
 
     def __init__(self, taste: ContentTaste, index: Index) -> None:
         self._taste = taste
-        self._index = index
+        self.index = index
 
     @classmethod
     def open(cls, view: SliceView) -> Self:
@@ -124,16 +124,12 @@ class ContentSource:
     def describer(self, view: SliceView) -> Describer:
         return _ContentDescriber(_encoder_of(view), self._taste.items)
 
-    @property
-    def misses(self) -> bool:
-        return self._index.kind != BruteForceIndex.kind
-
     def exact(self) -> Self:
-        return type(self)(self._taste, self._index.exact)
+        return type(self)(self._taste, self.index.exact)
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
         taste = self._taste.once(query)
-        return NO_HITS if taste is None else self._index.search(taste, k, query.allowed)
+        return NO_HITS if taste is None else self.index.search(taste, k, query.allowed)
 
 
 class _ContentDescriber:

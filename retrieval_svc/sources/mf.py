@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from retrieval_svc.brute_force import BruteForceIndex, Floats, Hits, Index
+from retrieval_svc.brute_force import Floats, Hits, Index
 from retrieval_svc.index import load_source_index
 from retrieval_svc.rows import Keys, rows_of
 from retrieval_svc.sources.base import NO_HITS, SliceView, SourceQuery
@@ -76,7 +76,7 @@ class MfSource:
     def __init__(self, recency: Recency, fold_in: FoldIn, index: Index) -> None:
         self._recency = recency
         self._fold_in = fold_in
-        self._index = index
+        self.index = index
 
     @classmethod
     def open(cls, view: SliceView) -> Self:
@@ -95,16 +95,12 @@ class MfSource:
             )
         return cls(recency, fold_in, load_source_index(view.index_folder, vectors))
 
-    @property
-    def misses(self) -> bool:
-        return self._index.kind != BruteForceIndex.kind
-
     def exact(self) -> Self:
-        return type(self)(self._recency, self._fold_in, self._index.exact)
+        return type(self)(self._recency, self._fold_in, self.index.exact)
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
         factor = query.once("mf/user", lambda: self._factor(query.user.history))
-        return NO_HITS if factor is None else self._index.search(factor, k, query.allowed)
+        return NO_HITS if factor is None else self.index.search(factor, k, query.allowed)
 
     def _factor(self, history: History) -> Floats | None:
         return self._fold_in.factor(self._recency.liked(history))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from retrieval_svc.brute_force import BruteForceIndex, Floats, Hits, Index
+from retrieval_svc.brute_force import Floats, Hits, Index
 from retrieval_svc.encoder import UserEncoder
 from retrieval_svc.index import load_index
 from retrieval_svc.source_data import SourceData
@@ -21,7 +21,7 @@ class TwoTowerSource:
 
     def __init__(self, encoder: UserEncoder, index: Index) -> None:
         self._encoder = encoder
-        self._index = index
+        self.index = index
 
     @classmethod
     def open(cls, view: SliceView) -> Self:
@@ -31,12 +31,8 @@ class TwoTowerSource:
     def over(self, view: SliceView) -> Self:
         return type(self)(self._encoder, load_index(view.index_folder, view.vectors))
 
-    @property
-    def misses(self) -> bool:
-        return self._index.kind != BruteForceIndex.kind
-
     def exact(self) -> Self:
-        return type(self)(self._encoder, self._index.exact)
+        return type(self)(self._encoder, self.index.exact)
 
     def describer(self, view: SliceView) -> Describer:
         del view  # the encoder knows every item
@@ -44,7 +40,7 @@ class TwoTowerSource:
 
     def propose(self, query: SourceQuery, k: int) -> Hits:
         vector = query.once("two_tower/user", lambda: self._vector(query.user))
-        return NO_HITS if vector is None else self._index.search(vector, k, query.allowed)
+        return NO_HITS if vector is None else self.index.search(vector, k, query.allowed)
 
     def _vector(self, user: UserContext) -> Floats | None:
         """None of a user of whom nothing is known: popularity is what popular is for."""

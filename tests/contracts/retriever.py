@@ -200,6 +200,14 @@ class RetrieverContract:
         cards = await retriever.describe(asked, (), None)
         np.testing.assert_array_equal(cards.keys, keys)
 
+    async def test_groups_come_only_when_they_are_wanted(self, retriever: Retriever) -> None:
+        keys = (await known_keys(retriever))[:3]
+        with_groups = await retriever.describe(keys, (), None)
+        without = await retriever.describe(keys, (), None, False)
+        assert with_groups.groups
+        assert without.groups == {}
+        assert without.ids == with_groups.ids
+
     async def test_no_keys_give_no_cards(self, retriever: Retriever) -> None:
         cards = await retriever.describe(np.empty(0, np.uint64), (), None)
         assert len(cards.keys) == len(cards.ids) == len(cards.vectors) == 0

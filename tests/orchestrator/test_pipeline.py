@@ -335,3 +335,16 @@ async def test_closing_closes_the_tiers() -> None:
         pass
     assert all(shard.closed for shard in world.shards)
     assert all(ranker.closed for ranker in world.rankers)
+
+
+async def test_groups_of_items_are_fetched_only_for_caps() -> None:
+    async with a_world() as world:
+        asked = [shard.groups_asked for shard in world.shards]
+        for one in asked:
+            one.clear()  # the cached popular items have them
+        await world.page()
+        assert all(one and not any(one) for one in asked)
+        for one in asked:
+            one.clear()
+        await world.page(caps={"genre": 3})
+        assert all(one and all(one) for one in asked)

@@ -98,6 +98,7 @@ class ArrayShard:
         self.log: Store | None = None  # the store whose log it knows to the end
         self.lag_ms = 0
         self.queries: list[RetrieveQuery] = []
+        self.groups_asked: list[bool] = []  # of each description
         self.closed = False
 
     @property
@@ -127,6 +128,7 @@ class ArrayShard:
     async def describe(
         self, keys: Keys, fields: tuple[str, ...], index_version: str | None, groups: bool = True
     ) -> ItemCards:
+        self.groups_asked.append(groups)
         await self._misbehave(self.fails or self.fails_describe)
         version = self._pinned(index_version)
         own = keys[np.isin(keys, self.keys) & ~np.isin(keys, self.forgets)]
