@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import tempfile
 import time
@@ -76,13 +75,6 @@ _TRAINING = {
 @click.option(
     "--nice/--no-nice", default=True, show_default=True, help="Training gives way to what serves."
 )
-@click.option(
-    "--cores",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Processors that training may use; 0 = all.",
-)
 @click.option("--items", default=3000, show_default=True, help="Items of the made-up world.")
 @click.option("--users", default=800, show_default=True, help="People in it.")
 @click.option("--events", default=20_000, show_default=True, help="What they did.")
@@ -98,7 +90,6 @@ def main(
     rounds: int,
     together: bool,
     nice: bool,
-    cores: int,
     items: int,
     users: int,
     events: int,
@@ -123,7 +114,6 @@ def main(
                 load=load,
                 seconds=seconds,
                 nice=nice,
-                cores=cores,
             )
             figures = asyncio.run(plan.run(terminal))
     except ShortlistError as error:
@@ -277,7 +267,6 @@ class _Measuring:
     load: float
     seconds: float
     nice: bool
-    cores: int  # for training; 0 = all
 
     async def run(self, terminal: Terminal) -> dict[str, Any]:
         plan = Plan(workdir=self.folder, shards=_SHARDS, replicas=_REPLICAS, port=0)
@@ -344,7 +333,7 @@ class _Measuring:
         with tempfile.TemporaryDirectory(prefix="", dir=_short_tmp()) as tmp, log.open("wb") as out:
             threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
             job = await asyncio.create_subprocess_exec(
-                *tethered([*self._confined(), *command]),
+                *tethered([*(_last_in_line() if self.nice else []), *command]),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 env=child_environment(private_ray(Path(tmp)) | threads),
@@ -356,11 +345,6 @@ class _Measuring:
             raise ShortlistError(f"training {tier} ended with exit code {code}; see {log}")
         version = ArtifactStore(self.folder / "artifacts").current(tier)
         return seen.first_seen.get(version, time.monotonic()) - started
-
-    def _confined(self) -> list[str]:
-        """What keeps training from getting into the way of what serves."""
-        on_cores = _on_last_cores(self.cores) if self.cores else []
-        return [*on_cores, *(_last_in_line() if self.nice else [])]
 
     def _loaded(self) -> set[str]:
         """The current version of each tier, and the one before, which is kept."""
@@ -379,13 +363,6 @@ async def _follow(job: asyncio.subprocess.Process, log: BinaryIO, seen: _Seen) -
             loading = True
             seen.loading += 1
     seen.loading -= loading
-
-
-def _on_last_cores(count: int) -> list[str]:
-    """Those of the others keep their caches."""
-    taskset = shutil.which("taskset")
-    last = sorted(os.sched_getaffinity(0))[-count:]
-    return [taskset, "-c", ",".join(map(str, last))] if taskset else []
 
 
 def _last_in_line() -> list[str]:
