@@ -26,7 +26,8 @@ __all__ = ["Generation", "LiveGeneration", "LoadedGenerations", "LocalRetriever"
 
 Answer = TypeVar("Answer")
 
-_FEW_CARDS = 256  # take half a millisecond: no longer than the way to another thread and back
+# 0.2 ms without groups, 0.75 ms with them: about the way to another thread and back.
+_FEW_CARDS = 256
 
 
 class LocalRetriever:
