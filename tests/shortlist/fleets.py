@@ -98,7 +98,7 @@ class System:
             yield Redeploy(self.store, fleet, tier, config, tell=self.told.append)
 
     async def page(self, **fields: Any) -> Page:
-        return await self.client.recommend(PageRequest(user_id="ann", **fields))
+        return await self.client.recommend(PageRequest(**{"user_id": "ann"} | fields))
 
     def active(self, tier: str = "retrieval") -> set[str]:
         parts = self.shards if tier == "retrieval" else [self.ranker]
