@@ -51,6 +51,7 @@ async def _run(arguments: ServiceArguments, config: RankingConfig) -> None:
         store,
         arguments.version,
         config,
+        on_loop=True,
         live=live,
         memory_factor=arguments.config.deployment.memory_factor,
     )

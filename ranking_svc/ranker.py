@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +23,7 @@ from shortlist.errors import ArtifactCorrupt, BudgetExceeded, InvalidField, Tier
 from shortlist.features import FeatureEncoder
 from shortlist.live import Changes
 from shortlist.memory import check_head_room
+from shortlist.short_work import ShortWork
 from shortlist.starting import starting_versions
 from shortlist.stores import Store
 from shortlist.tiers import (
@@ -215,12 +214,16 @@ class LocalRanker:
     """A `shortlist.tiers.Ranker` over the versions that this process holds.
 
     Scoring runs on one thread: two scorings at once are no faster than one after the other, and
-    the event loop goes on. With a store it follows the log of changes, once it is started.
+    the event loop goes on. Where the process is there for nothing else (`on_loop`), one that comes
+    alone runs on the event loop; see `ShortWork`. With a store it follows the log of changes, once
+    it is started.
     """
 
-    def __init__(self, versions: LoadedVersions[RankerGeneration], *, threads: int = 1) -> None:
+    def __init__(
+        self, versions: LoadedVersions[RankerGeneration], *, threads: int = 1, on_loop: bool = False
+    ) -> None:
         self.versions = versions
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ranker")
+        self._work = ShortWork(threads, name="ranker", on_loop=on_loop)
 
     @staticmethod
     def open(
@@ -228,6 +231,7 @@ class LocalRanker:
         version: str | None = None,
         config: RankingConfig | None = None,
         *,
+        on_loop: bool = False,
         live: Store | None = None,
         memory_factor: float = 0.0,
     ) -> LocalRanker:
@@ -251,7 +255,8 @@ class LocalRanker:
         def wanted() -> list[str]:
             return starting_versions(store, TIER, version)
 
-        return LocalRanker(LoadedVersions.starting(wanted, first, beside, store=live))
+        versions = LoadedVersions.starting(wanted, first, beside, store=live)
+        return LocalRanker(versions, on_loop=on_loop)
 
     async def start(self) -> None:
         """Catch up with the log and follow it; before the first question. Raises as the store."""
@@ -274,7 +279,7 @@ class LocalRanker:
                     raise BudgetExceeded(f"{query.deadline_ms} ms passed before scoring began")
                 return generation.score(query)
 
-            scores = await asyncio.get_running_loop().run_in_executor(self._pool, answer)
+            scores = await self._work.run(answer)
             return replace(scores, log=self.versions.position(generation.version))
 
     async def status(self) -> RankerStatus:
@@ -293,4 +298,4 @@ class LocalRanker:
 
     async def close(self) -> None:
         await self.versions.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._work.close()

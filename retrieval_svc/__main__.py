@@ -57,6 +57,7 @@ async def _run(arguments: ServiceArguments, shard: int, shards: int | None, thre
         shard,
         arguments.version,
         threads=threads,
+        on_loop=True,
         live=live,
         shards=shards,
         memory_factor=arguments.config.deployment.memory_factor,

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
 
 from retrieval_svc.generation import Generation
 from retrieval_svc.live import LiveGeneration
@@ -18,13 +15,12 @@ from retrieval_svc.versions import TIER, LoadedGenerations
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.errors import ArtifactRefused, BudgetExceeded
 from shortlist.memory import check_head_room
+from shortlist.short_work import ShortWork
 from shortlist.starting import starting_versions
 from shortlist.stores import Store
 from shortlist.tiers import ItemCards, RetrievedSlice, RetrieveQuery, RetrieverStatus
 
 __all__ = ["Generation", "LiveGeneration", "LoadedGenerations", "LocalRetriever"]
-
-Answer = TypeVar("Answer")
 
 # 0.2 ms without groups, 0.75 ms with them: about the way to another thread and back.
 _FEW_CARDS = 256
@@ -33,8 +29,9 @@ _FEW_CARDS = 256
 class LocalRetriever:
     """A `shortlist.tiers.Retriever` over the versions that this process holds.
 
-    With a store it follows the log of changes, once it is started. Queries run on a small pool of
-    threads: numpy and ScaNN release the interpreter, and the event loop goes on.
+    With a store it follows the log of changes, once it is started. Queries run on a few threads:
+    numpy and ScaNN release the interpreter, and the event loop goes on. Where the process is there
+    for nothing else (`on_loop`), one that comes alone runs on the event loop; see `ShortWork`.
     """
 
     def __init__(
@@ -42,13 +39,13 @@ class LocalRetriever:
         versions: LoadedGenerations,
         *,
         threads: int = 2,
+        on_loop: bool = False,
         recall: RecallMonitor | None = None,
     ) -> None:
         self.versions = versions
         self._recall = recall
-        self._pool = ThreadPoolExecutor(
-            threads, thread_name_prefix=f"shard-{versions.active.generation.shard}"
-        )
+        name = f"shard-{versions.active.generation.shard}"
+        self._work = ShortWork(threads, name=name, on_loop=on_loop)
 
     @classmethod
     def open(
@@ -58,6 +55,7 @@ class LocalRetriever:
         version: str | None = None,
         *,
         threads: int = 2,
+        on_loop: bool = False,
         live: Store | None = None,
         shards: int | None = None,
         memory_factor: float = 0.0,
@@ -88,7 +86,7 @@ class LocalRetriever:
             return starting_versions(store, TIER, version, shards=shards)
 
         versions = LoadedGenerations.starting(wanted, first, beside, store=live)
-        return cls(versions, threads=threads, recall=recall)
+        return cls(versions, threads=threads, on_loop=on_loop, recall=recall)
 
     async def start(self) -> None:
         """Catch up with the log and follow it; before the first question. Raises as the store."""
@@ -109,7 +107,7 @@ class LocalRetriever:
                     raise BudgetExceeded(f"{query.deadline_ms} ms passed before the search began")
                 return generation.retrieve(query)
 
-            return replace(await self._in_pool(answer), log=known)
+            return replace(await self._work.run(answer), log=known)
 
     async def describe(
         self, keys: Keys, fields: tuple[str, ...], index_version: str | None, groups: bool = True
@@ -118,7 +116,7 @@ class LocalRetriever:
         with self.versions.asked(index_version) as generation:
             if len(keys) <= _FEW_CARDS:
                 return generation.describe(keys, fields, groups)
-            return await self._in_pool(lambda: generation.describe(keys, fields, groups))
+            return await self._work.run(lambda: generation.describe(keys, fields, groups))
 
     async def status(self) -> RetrieverStatus:
         active, *others = map(self._status, self.versions.active_first)
@@ -128,7 +126,7 @@ class LocalRetriever:
         await self.versions.close()
         for one in self.versions.loaded:
             await asyncio.to_thread(one.close)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._work.close()
         if self._recall is not None:
             self._recall.close()
 
@@ -144,9 +142,6 @@ class LocalRetriever:
             watermark_ms=published.watermark_ms,
             log=self.versions.position(published.version),
         )
-
-    async def _in_pool(self, work: Callable[[], Answer]) -> Answer:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
 def _refuse_other_shards(artifact: Artifact, shards: int) -> None:
