@@ -13,7 +13,7 @@ side is not made for the legacy optimizers that TF-Recommenders needs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +23,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-__all__ = ["Alone", "Share", "together", "workers_of"]
+__all__ = ["Alone", "Share", "cores_each", "together", "workers_of"]
 
 Numbers = npt.NDArray[np.floating[Any]]
 Result = TypeVar("Result")
@@ -62,22 +62,42 @@ class Alone:
 
 def workers_of(wanted: int | None) -> int:
     """How many workers train a model: as many as are wanted, or one a node. Needs a Ray session."""
+    cores = _cores_by_node()
+    return max(1, min(wanted or len(cores), sum(cores)))
+
+
+def cores_each(workers: int) -> int:
+    """The most cores that each of so many workers can have at once. Needs a Ray session."""
+    return most_cores_each(_cores_by_node(), workers)
+
+
+def most_cores_each(nodes: Sequence[int], workers: int) -> int:
+    """`cores_each` where the nodes have so many cores."""
+    fitting = (
+        cores
+        for cores in range(max(nodes, default=1), 1, -1)
+        if sum(one // cores for one in nodes) >= workers
+    )
+    return next(fitting, 1)
+
+
+def _cores_by_node() -> list[int]:
+    """Of the nodes that have any."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cores = [int(resources.get("CPU", 0)) for resources in nodes]
-    with_cores = sum(one > 0 for one in cores)
-    return max(1, min(wanted or with_cores, sum(cores)))
+    cores = (int(resources.get("CPU", 0)) for resources in nodes)
+    return [one for one in cores if one > 0]
 
 
-def together(workers: int, work: Callable[..., Result], *arguments: Any) -> Result:
-    """Call `work(share, *arguments)` in so many tasks at once, on different nodes where there are;
-    returns what the first one returns.
+def together(workers: int, work: Callable[..., Result], *arguments: Any, cores: int = 1) -> Result:
+    """Call `work(share, *arguments)` in so many tasks of `cores` each at once, on different nodes
+    where there are; returns what the first one returns.
 
     References among the arguments arrive as what they refer to. The first task that fails, or is
-    lost, ends the others; its error is raised. A task that calls this should hold no core: it only
-    waits.
+    lost, ends the others; its error is raised, as it is. A task that calls this should hold no
+    core: it only waits.
     """
     # All places or none: two models that wait for each other's last place would wait for ever.
-    places = placement_group([{"CPU": 1}] * workers, strategy="SPREAD")
+    places = placement_group([{"CPU": cores}] * workers, strategy="SPREAD")
     adder = ray.remote(num_cpus=0)(_Adder).remote(workers)
     pending: list[ray.ObjectRef] = []
     try:
@@ -88,7 +108,7 @@ def together(workers: int, work: Callable[..., Result], *arguments: Any) -> Resu
                 placement_group=places, placement_group_bundle_index=rank
             )
             # A worker that begins anew would be at another step than the others.
-            task = _call.options(max_retries=0, scheduling_strategy=place)
+            task = _call.options(num_cpus=cores, max_retries=0, scheduling_strategy=place)
             pending.append(task.remote(work, _Member(rank, workers, adder), *arguments))
         first = pending[0]
         while pending:
@@ -96,6 +116,8 @@ def together(workers: int, work: Callable[..., Result], *arguments: Any) -> Resu
             ray.get(finished)
         result: Result = ray.get(first)
         return result
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
     finally:
         for one in pending:
             ray.cancel(one, force=True)
@@ -103,7 +125,7 @@ def together(workers: int, work: Callable[..., Result], *arguments: Any) -> Resu
         remove_placement_group(places)
 
 
-@ray.remote(num_cpus=1)
+@ray.remote
 def _call(work: Callable[..., Any], share: Share, *arguments: Any) -> Any:
     return work(share, *arguments)
 

@@ -224,10 +224,7 @@ def train_dcn_together(
     learn = groups.take(np.flatnonzero(~held_out))
     least = min(config.batch_size, len(learn))  # everybody has something of each batch
     member = partial(_train_member, config=config, sizes=sizes, seed=seed, progress=progress)
-    try:
-        trained = together(min(workers, least), member, groups_ref)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+    trained = together(min(workers, least), member, groups_ref)
     assert trained is not None  # the first worker's
     variables, epochs = trained
     model = Dcn(config, sizes, _number_scales(learn))

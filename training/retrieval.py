@@ -44,6 +44,7 @@ from training.checkpoints import (
     steps_of_job,
     write_note,
 )
+from training.data_parallel import Alone, Share, cores_each, together, workers_of
 from training.dataset import Dataset
 from training.fusion import LearnedFusion, Proposed, learn_fusion
 from training.half_life import choose_half_life, recency_half_life
@@ -211,11 +212,19 @@ class _Build:
     def start_tower(
         self, board: Any, epochs: int | None, begin_with: Parameters | None
     ) -> ray.ObjectRef:
-        """A task that gets all cores of its node."""
-        task = _train_tower.options(num_cpus=cores_of_a_node())
-        return task.remote(
-            self._ref, self.window, epochs, begin_with, self.tier, self._steps, board
+        """A task that gets all cores of its node, or has workers that do."""
+        workers = workers_of(self._lesson.config.training.workers)
+        task = _train_tower.options(num_cpus=cores_of_a_node() if workers == 1 else 0)
+        lesson = _TowerLesson(
+            ref=self._ref,
+            window=self.window,
+            epochs=epochs,
+            begin_with=begin_with,
+            tier=self.tier,
+            steps=self._steps,
+            board=board,
         )
+        return task.remote(lesson, workers)
 
     def write_tower(self, tower: _Tower) -> None:
         """Both towers, and every slice's items, vectors and two-tower index."""
@@ -384,38 +393,58 @@ def _read_source(steps: Steps, name: str) -> _Written | Absent:
     return _Written(name=name, **note)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _TowerLesson:
+    """What a two-tower is trained with."""
+
+    ref: ray.ObjectRef  # of the job's lesson
+    window: Window
+    epochs: int | None  # of the configuration, unless it is known how many are good
+    begin_with: Parameters | None
+    tier: str
+    steps: Steps
+    board: Any
+
+    def report(self, done: int, total: int) -> None:
+        self.board.report.remote(f"two-tower ({self.tier})", done, total)
+
+
 @ray.remote
-def _train_tower(
-    lesson: _Lesson,
-    window: Window,
-    epochs: int | None,
-    begin_with: Parameters | None,
-    tier: str,
-    steps: Steps,
-    board: Any,
-) -> _Tower:
+def _train_tower(lesson: _TowerLesson, workers: int) -> _Tower:
     """Train the two-tower and write both of its sides, unless that is done."""
-    if steps.finished(_TOWER) is None:
-        from training.two_tower import train_two_tower  # TensorFlow: in this worker only
+    if lesson.steps.finished(_TOWER) is None:
+        if workers == 1:
+            _train_tower_share(Alone(), ray.get(lesson.ref), lesson)
+        else:
+            cores = cores_each(workers)
+            together(workers, _train_tower_share, lesson.ref, lesson, cores=cores)
+    lesson.report(1, 1)
+    return _read_tower(lesson.steps.folder / _TOWER)
 
-        def report(_: str, done: int, total: int) -> None:
-            board.report.remote(f"two-tower ({tier})", done, total)
 
-        dataset, config = lesson.dataset, lesson.retrieval.two_tower
-        model = train_two_tower(
-            dataset,
-            window.known,
-            config if epochs is None else config.model_copy(update={"epochs": epochs}),
-            recency_half_life_ms=recency_half_life(dataset, window.known),
-            seed=lesson.seed,
-            judge=_judge(dataset, window, lesson.seed),
-            begin_with=begin_with,
-            progress=report,
-        )
-        with steps.writing(_TOWER) as folder:
+def _train_tower_share(share: Share, job: _Lesson, lesson: _TowerLesson) -> None:
+    """What one of several workers does; the first one tells how far it is, and writes."""
+    from training.two_tower import train_two_tower_share  # TensorFlow: in this worker only
+
+    def report(_: str, done: int, total: int) -> None:
+        if share.rank == 0:
+            lesson.report(done, total)
+
+    dataset, config, epochs = job.dataset, job.retrieval.two_tower, lesson.epochs
+    model = train_two_tower_share(
+        share,
+        dataset,
+        lesson.window.known,
+        config if epochs is None else config.model_copy(update={"epochs": epochs}),
+        recency_half_life_ms=recency_half_life(dataset, lesson.window.known),
+        seed=job.seed,
+        judge=_judge(dataset, lesson.window, job.seed),
+        begin_with=lesson.begin_with,
+        progress=report,
+    )
+    if model is not None:
+        with lesson.steps.writing(_TOWER) as folder:
             _write_tower(model, folder)
-    board.report.remote(f"two-tower ({tier})", 1, 1)
-    return _read_tower(steps.folder / _TOWER)
 
 
 def _write_tower(model: TwoTower, folder: Path) -> None:

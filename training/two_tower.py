@@ -11,6 +11,8 @@ With times an interaction is predicted from what its user did before. Without th
 a user's items is predicted from the other, all targets of a user in one softmax, as autoencoders do
 (Liang et al., WWW 2018): the same users take a fifth of the time, and the result is better. That
 training starts from the spectrum of who liked what (`training.spectrum`), not from chance.
+
+Several workers may share the steps: see `training.data_parallel` and `training.tower_parts`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,17 +43,21 @@ from retrieval_svc.item_encoder import ItemEncoder
 from shortlist.config import TwoTowerConfig
 from shortlist.errors import ArtifactRefused
 from shortlist.features import Encoded
+from training.data_parallel import Alone, Share
 from training.dataset import Dataset
 from training.encoding import Encoders, context_columns, entity_columns, fit_encoders
 from training.sequences import UserSequences
 from training.spectrum import spectral_vectors
+from training.tower_parts import part_of_sequences, part_of_sets, touched_rows
 from training.user_sets import UserSets
 
-__all__ = ["TwoTower", "train_two_tower"]
+__all__ = ["TwoTower", "train_two_tower", "train_two_tower_share"]
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[np.generic]]
+Tensors = dict[str, tf.Tensor]
 Progress = Callable[[str, int, int], None]
+Step = Callable[[Tensors], Mapping[str, Any]]
 
 _TOKEN_DIM = 16  # of user and context tokens
 _UNIFORM_NEGATIVES = 2048
@@ -97,6 +105,36 @@ def train_two_tower(
     Raises `ArtifactRefused` when there is nothing to learn from, when a weight or value is not
     finite, or when training diverged.
     """
+    model = train_two_tower_share(
+        Alone(),
+        dataset,
+        rows,
+        config,
+        recency_half_life_ms=recency_half_life_ms,
+        seed=seed,
+        judge=judge,
+        begin_with=begin_with,
+        progress=progress,
+    )
+    assert model is not None  # of the first worker
+    return model
+
+
+def train_two_tower_share(
+    share: Share,
+    dataset: Dataset,
+    rows: npt.NDArray[np.int64],
+    config: TwoTowerConfig,
+    *,
+    recency_half_life_ms: float | None,
+    seed: int = 0,
+    judge: Callable[[TwoTower], float] | None = None,
+    begin_with: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    progress: Progress = lambda *_: None,
+) -> TwoTower | None:
+    """`train_two_tower` as one of several workers, which are all given the same; what the first one
+    returns is the model, the others return None. The first one judges, for all.
+    """
     _refuse_not_finite(dataset, rows)
     rows = rows[dataset.events.weight[rows] > 0]
     if len(rows) == 0:
@@ -105,25 +143,45 @@ def train_two_tower(
     examples = _Examples(dataset, rows, config, recency_half_life_ms, seed)
     model = _TwoTowerModel(examples, config, seed)
     if not dataset.has_time:
-        model.begin_with_spectrum(examples.spectrum(config.dim - 1))
+        model.begin_with_spectrum(_spectrum(examples, config.dim - 1, share))
     model.begin_with(begin_with or {})
     steps = config.epochs * examples.steps
     model.compile(optimizer=_optimizer(config, steps, ordered=dataset.has_time))
+    step = model.train_step if share.workers == 1 else partial(model.train_step_together, share)
     losses: list[float] = []
-    best: tuple[float, TwoTower] | None = None
+    best: tuple[float, TwoTower | None] | None = None
     if judge is not None and begin_with is None and examples.begins_good:
-        start = model.export(losses)
-        best = (judge(start), start)
+        best = _judged(model, losses, judge, share)
     for epoch in range(config.epochs):
-        losses.append(_run_epoch(model, examples, epoch, config.epochs, progress))
+        losses.append(_run_epoch(step, examples, epoch, config.epochs, progress))
         if judge is not None:
-            trained = model.export(losses)
-            score = judge(trained)
-            if best is not None and score <= best[0]:
+            trained = _judged(model, losses, judge, share)
+            if best is not None and trained[0] <= best[0]:
                 break
-            best = (score, trained)
+            best = trained
     progress("two-tower", steps, steps)
-    return best[1] if best else model.export(losses)
+    if best is not None:
+        return best[1]
+    return model.export(losses) if share.rank == 0 else None
+
+
+def _spectrum(examples: _Examples, dim: int, share: Share) -> Floats:
+    """That of the first worker: a decomposition may differ between processors, in signs even."""
+    found = np.zeros((examples.dataset.n_items, dim), np.float32)
+    if share.rank == 0:
+        found = examples.spectrum(dim)
+    return share.sum(found)
+
+
+def _judged(
+    model: _TwoTowerModel, losses: list[float], judge: Callable[[TwoTower], float], share: Share
+) -> tuple[float, TwoTower | None]:
+    """How good the model is, for all workers, and for the first one the model."""
+    score, exported = 0.0, None
+    if share.rank == 0:
+        exported = model.export(losses)
+        score = judge(exported)
+    return float(share.sum(np.array([score]))[0]), exported
 
 
 def _optimizer(
@@ -150,11 +208,11 @@ def _refuse_not_finite(dataset: Dataset, rows: npt.NDArray[np.int64]) -> None:
 
 
 def _run_epoch(
-    model: _TwoTowerModel, examples: _Examples, epoch: int, epochs: int, progress: Progress
+    take: Step, examples: _Examples, epoch: int, epochs: int, progress: Progress
 ) -> float:
     losses = []
     for step, batch in enumerate(examples.batches(epoch)):
-        losses.append(model.train_step(batch)["loss"])
+        losses.append(take(batch)["loss"])
         if step % 10 == 0:
             progress("two-tower", epoch * examples.steps + step, epochs * examples.steps)
     loss = float(np.mean([float(value) for value in losses]))
@@ -229,7 +287,7 @@ class _Examples:
         rng = np.random.default_rng((self._seed, epoch))
         arrays = self._sequence_batches(rng) if self.dataset.has_time else self._set_batches(rng)
         for batch in arrays:
-            yield {name: tf.constant(array) for name, array in batch.items()}
+            yield _constants(batch)
 
     def _sequence_batches(self, rng: np.random.Generator) -> Iterator[Arrays]:
         order = rng.permutation(len(self._item))
@@ -361,11 +419,13 @@ class _TwoTowerModel(tfrs.Model):
             "output_bias": weight("output_bias", (dim,), "zeros"),
         }
 
-    def items(self, rows: tf.Tensor, *, training: bool) -> tf.Tensor:
-        """Unit vectors [n, dim] of item rows [n]."""
+    def items(self, rows: tf.Tensor, *, kept: tf.Tensor | None = None) -> tf.Tensor:
+        """Unit vectors [n, dim] of item rows [n].
+
+        `kept`, bool [n, 1], is false where an item is known by its content alone, if it has any.
+        """
         own = tf.gather(self._ids, rows) * tf.gather(self._clicked, rows)
-        if training:
-            kept = self._random.uniform((tf.shape(rows)[0], 1)) >= self._config.id_dropout
+        if kept is not None:
             own *= tf.cast(kept | ~tf.gather(self._described, rows), tf.float32)
         tokens = tf.gather(self._item_tokens, tf.gather(self._tokens, rows))
         content = tf.reduce_sum(tokens * tf.gather(self._token_weights, rows)[..., None], axis=1)
@@ -397,31 +457,54 @@ class _TwoTowerModel(tfrs.Model):
             axis=-1,
         )
 
-    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+    def compute_loss(self, inputs: Tensors, training: bool = True) -> tf.Tensor:  # noqa: ARG002
         """Mean weighted loss of a batch."""
-        return (self._sequence_loss if self._has_time else self._set_loss)(inputs, training)
+        return self.loss_of(self.draw(inputs))
 
-    def _sequence_loss(self, inputs: dict[str, tf.Tensor], training: bool) -> tf.Tensor:
-        """Of the item that came next, against the items of the others and drawn ones."""
+    def draw(self, inputs: Tensors) -> Tensors:
+        """A batch with all that is drawn at random, and with what the mean is taken over."""
+        return (self._draw_sequences if self._has_time else self._draw_sets)(inputs)
+
+    def loss_of(self, step: Tensors) -> tf.Tensor:
+        """Mean weighted loss of a drawn batch; of a part of one, its share of the whole's."""
+        return (self._sequence_loss if self._has_time else self._set_loss)(step)
+
+    def _draw_kept(self, count: tf.Tensor) -> tf.Tensor:
+        return self._random.uniform((count, 1)) >= self._config.id_dropout
+
+    def _draw_sequences(self, inputs: Tensors) -> Tensors:
+        """`history` and `candidates` become places among `rows`: each item that the step needs goes
+        through the tower once. The first candidates are to be found, the others are negatives.
+        """
         count = len(self._examples.clicks)
         negatives = self._random.uniform((min(_UNIFORM_NEGATIVES, count),), 0, count, tf.int32)
         history, candidates = inputs["history"], tf.concat([inputs["item"], negatives], axis=0)
-        # Each item that the step needs goes through the tower once.
         rows, place = tf.unique(tf.concat([tf.reshape(history, [-1]), candidates], axis=0))
-        vectors = tf.gather(self.items(rows, training=training), place)
+        in_history = tf.size(history)
+        return inputs | {
+            "rows": rows,
+            "kept": self._draw_kept(tf.shape(rows)[0]),
+            "history": tf.reshape(place[:in_history], tf.shape(history)),
+            "candidates": place[in_history:],
+            "whole": tf.cast(tf.shape(history)[0], tf.float32),
+        }
+
+    def _sequence_loss(self, step: Tensors) -> tf.Tensor:
+        """Of the item that came next, against the items of the others and drawn ones."""
+        history, candidates = step["history"], tf.gather(step["rows"], step["candidates"])
+        place = tf.concat([tf.reshape(history, [-1]), step["candidates"]], axis=0)
+        vectors = tf.gather(self.items(step["rows"], kept=step["kept"]), place)
         in_history = tf.size(history)
         shape = tf.concat([tf.shape(history), [self._config.dim]], axis=0)
         loss = self._task(
-            self.users(
-                inputs, *self.pool_sequences(inputs, tf.reshape(vectors[:in_history], shape))
-            ),
+            self.users(step, *self.pool_sequences(step, tf.reshape(vectors[:in_history], shape))),
             vectors[in_history:],
-            sample_weight=inputs["weight"],
+            sample_weight=step["weight"],
             candidate_sampling_probability=tf.gather(self._probability, candidates),
             candidate_ids=candidates,
             compute_metrics=False,
         )
-        return loss / tf.cast(tf.shape(history)[0], tf.float32)
+        return loss / step["whole"]
 
     def pool_sequences(
         self, batch: dict[str, tf.Tensor], vectors: tf.Tensor
@@ -432,20 +515,27 @@ class _TwoTowerModel(tfrs.Model):
         pooled = tf.math.divide_no_nan(tf.reduce_sum(vectors * strength[..., None], axis=1), total)
         return pooled, vectors[:, -1] * tf.cast(batch["history_weight"][:, -1:] > 0, tf.float32)
 
-    def _set_loss(self, inputs: dict[str, tf.Tensor], training: bool) -> tf.Tensor:
+    def _draw_sets(self, inputs: Tensors) -> Tensors:
+        return inputs | {
+            "history_kept": self._draw_kept(tf.shape(inputs["history"])[0]),
+            "candidates_kept": self._draw_kept(tf.shape(inputs["candidates"])[0]),
+            "whole": tf.reduce_sum(inputs["weight"]),
+        }
+
+    def _set_loss(self, step: Tensors) -> tf.Tensor:
         """Of a user's other items, against those of the other users and drawn ones."""
-        history = self.items(inputs["history"], training=training)
-        users = self.users(inputs, *self.pool_sets(inputs, history))
-        candidates = self.items(inputs["candidates"], training=training)
+        history = self.items(step["history"], kept=step["history_kept"])
+        users = self.users(step, *self.pool_sets(step, history))
+        candidates = self.items(step["candidates"], kept=step["candidates_kept"])
         scores = tf.matmul(users, candidates, transpose_b=True) / self._config.temperature
-        scores -= inputs["log_chance"]
-        lowest = tf.fill([tf.shape(inputs["hidden"])[0]], scores.dtype.min / 2)
+        scores -= step["log_chance"]
+        lowest = tf.fill([tf.shape(step["hidden"])[0]], scores.dtype.min / 2)
         total = tf.reduce_logsumexp(
-            tf.tensor_scatter_nd_update(scores, inputs["hidden"], lowest), axis=1
+            tf.tensor_scatter_nd_update(scores, step["hidden"], lowest), axis=1
         )
-        targets, weight = inputs["targets"], inputs["weight"]
+        targets, weight = step["targets"], step["weight"]
         losses = tf.gather(total, targets[:, 0]) - tf.gather_nd(scores, targets)
-        return tf.reduce_sum(losses * weight) / tf.reduce_sum(weight)
+        return tf.reduce_sum(losses * weight) / step["whole"]
 
     def pool_sets(
         self, batch: dict[str, tf.Tensor], vectors: tf.Tensor
@@ -466,11 +556,62 @@ class _TwoTowerModel(tfrs.Model):
         """One optimiser step; `tfrs.Model.train_step`, compiled."""
         return super().train_step(inputs)
 
+    def train_step_together(self, share: Share, inputs: Tensors) -> dict[str, float]:
+        """`train_step` with this worker's part of a batch, and with those of the others.
+
+        Sent are the gradients of the rows that the whole step touches, not of whole tables.
+        """
+        step = {name: tensor.numpy() for name, tensor in self._draw(inputs).items()}
+        touched = _constants(touched_rows(step, self._examples.items.tokens))
+        part_of = part_of_sequences if self._has_time else part_of_sets
+        part = _constants(part_of(step, share.rank, share.workers))
+        total = share.sum(self._flat_gradients(part, touched).numpy())
+        self._apply_flat(tf.constant(total[:-1]), touched)
+        return {"loss": float(total[-1])}
+
+    @tf.function(reduce_retracing=True)
+    def _draw(self, inputs: Tensors) -> Tensors:
+        return self.draw(inputs)
+
+    @tf.function(reduce_retracing=True)
+    def _flat_gradients(self, part: Tensors, touched: Tensors) -> tf.Tensor:
+        """Gradients of the variables in their order, of tables those of the touched rows, and last
+        the loss.
+        """
+        variables = self._trained()
+        with tf.GradientTape() as tape:
+            loss = self.loss_of(part)
+        found = tape.gradient(loss, variables)
+        for name, rows in touched.items():
+            found[name] = _of_rows(found[name], rows)
+        flat = [tf.reshape(found[name], [-1]) for name in variables]
+        return tf.concat([*flat, [loss]], axis=0)
+
+    @tf.function(reduce_retracing=True)
+    def _apply_flat(self, flat: tf.Tensor, touched: Tensors) -> None:
+        variables = self._trained()
+        shapes = {name: tf.shape(variable) for name, variable in variables.items()}
+        for name, rows in touched.items():
+            shapes[name] = tf.concat([tf.shape(rows), shapes[name][1:]], axis=0)
+        sizes = tf.stack([tf.reduce_prod(shape) for shape in shapes.values()])
+        found = {
+            name: tf.reshape(piece, shape)
+            for (name, shape), piece in zip(
+                shapes.items(), tf.split(flat, sizes, num=len(shapes)), strict=True
+            )
+        }
+        for name, rows in touched.items():
+            found[name] = tf.IndexedSlices(found[name], rows, tf.shape(variables[name]))
+        self.optimizer.apply_gradients([(found[name], variables[name]) for name in variables])
+
+    def _trained(self) -> dict[str, tf.Variable]:
+        return {name: one for name, one in self._parameters().items() if one.trainable}
+
     def export(self, losses: list[float]) -> TwoTower:
         """Arrays of both towers. Raises `ArtifactRefused` when a number is not finite."""
         examples, count = self._examples, len(self._examples.clicks)
         blocks = [
-            self.items(tf.range(start, min(start + 65_536, count)), training=False).numpy()
+            self.items(tf.range(start, min(start + 65_536, count))).numpy()
             for start in range(0, count, 65_536)
         ]
         vectors = np.concatenate(blocks)
@@ -541,3 +682,15 @@ class _TwoTowerModel(tfrs.Model):
 
 def _embed(table: tf.Tensor, tokens: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.gather(table, tokens) * weights[..., None], axis=1)
+
+
+def _constants(arrays: Arrays) -> Tensors:
+    return {name: tf.constant(array) for name, array in arrays.items()}
+
+
+def _of_rows(gradient: tf.IndexedSlices, rows: tf.Tensor) -> tf.Tensor:
+    """Those rows of a table's gradient; `rows` ascend, and are all that it has."""
+    indices = tf.cast(gradient.indices, rows.dtype)
+    # `tf.searchsorted` itself does not look among no rows.
+    place = tf.raw_ops.LowerBound(sorted_inputs=rows[None], values=indices[None])[0]
+    return tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +108,13 @@ def test_the_exported_tower_computes_what_the_trained_one_does(trained: tuple[An
     rows = np.flatnonzero(dataset.events.weight > 0)
     if dataset.has_time:
         batch = examples.sequences(np.arange(len(rows)), np.random.default_rng(0))
-        vectors = model.items(tf.reshape(batch["history"], [-1]), training=False)
+        vectors = model.items(tf.reshape(batch["history"], [-1]))
         vectors = tf.reshape(vectors, (len(rows), SMALL.history_length, SMALL.dim))
         pooled = model.pool_sequences(batch, vectors)
         asked = [(row, *_sequence(batch, place)) for place, row in enumerate(rows)]
     else:
         (batch,) = itertools.islice(examples._set_batches(np.random.default_rng(0)), 1)
-        pooled = model.pool_sets(batch, model.items(batch["history"], training=False))
+        pooled = model.pool_sets(batch, model.items(batch["history"]))
         asked = [(rows[at], *_set(batch, place)) for place, at in enumerate(batch["example"])]
     constants = {name: tf.constant(array) for name, array in batch.items()}
     expected = model.users(constants, *pooled).numpy()
@@ -131,7 +131,7 @@ def test_the_exported_item_tower_computes_what_the_trained_one_does(
 ) -> None:
     examples, model = trained
     dataset = examples.dataset
-    expected = model.items(np.arange(dataset.n_items), training=False).numpy()
+    expected = model.items(np.arange(dataset.n_items)).numpy()
     model.export([]).item_encoder.save(tmp_path)
     np.save(tmp_path / "keys.npy", dataset.item_keys)
     encoder = ItemEncoder.open(tmp_path, SMALL.dim)
@@ -232,9 +232,9 @@ def test_id_dropout_leaves_the_content_of_items_only() -> None:
     examples = two_tower._Examples(dataset, rows, config, None, 0)
     model = two_tower._TwoTowerModel(examples, config, 0)
     items = np.arange(80)
-    whole = model.items(items, training=False).numpy()
-    content = model.items(np.array([80, 81]), training=False).numpy()[items % 2]
-    seen = model.items(items, training=True).numpy()
+    whole = model.items(items).numpy()
+    content = model.items(np.array([80, 81])).numpy()[items % 2]
+    seen = model.items(items, kept=model._draw_kept(len(items))).numpy()
     dropped = np.isclose(seen, content, atol=1e-5).all(axis=1)
     assert dropped.mean() == pytest.approx(0.7, abs=0.2)
     np.testing.assert_allclose(seen[~dropped], whole[~dropped], atol=1e-5)
@@ -341,6 +341,84 @@ def test_parameters_of_another_shape_are_begun_anew(train: Callable[..., Any]) -
         train(dataset, begin_with={"ids": wide.parameters["ids"]}).item_vectors,
         train(dataset).item_vectors,
     )
+
+
+# --- several workers ---
+
+
+@dataclass
+class Recorded:
+    """Another worker's place in the sums: what it would add is written down, nothing is added."""
+
+    rank: int
+    workers: int
+    parts: list[np.ndarray] = field(default_factory=list)
+
+    def sum(self, part: np.ndarray) -> np.ndarray:
+        self.parts.append(part)
+        return part
+
+
+@pytest.mark.parametrize("timed", [True, False], ids=["sequences", "sets"])
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_parts_of_a_step_add_up_to_the_gradients_and_the_loss_of_the_whole(
+    timed: bool, workers: int
+) -> None:
+    def sent(rank: int, workers: int) -> np.ndarray:
+        examples, model = begun(rich_dataset(timed=timed))
+        share = Recorded(rank, workers)
+        model.train_step_together(share, next(examples.batches(0)))
+        (part,) = share.parts
+        return part
+
+    whole = sent(0, 1)
+    parts = [sent(rank, workers) for rank in range(workers)]
+    np.testing.assert_allclose(np.sum(parts, axis=0), whole, atol=1e-5)
+    assert np.abs(whole).max() > 0.01
+    assert all(np.abs(part - whole).max() > 0.01 for part in parts)
+
+
+@pytest.mark.parametrize("timed", [True, False], ids=["sequences", "sets"])
+def test_a_step_with_the_sum_of_all_parts_is_the_step_of_one_worker(timed: bool) -> None:
+    (examples, one), (_, other) = (begun(rich_dataset(timed=timed)) for _ in range(2))
+    for batch in itertools.islice(examples.batches(0), 3):
+        loss = float(one.train_step(batch)["loss"])
+        assert other.train_step_together(Recorded(0, 1), batch)["loss"] == pytest.approx(loss)
+    theirs = other._parameters()
+    for name, variable in one._parameters().items():
+        np.testing.assert_allclose(theirs[name].numpy(), variable.numpy(), atol=1e-5, err_msg=name)
+
+
+def test_of_a_table_only_the_rows_that_a_step_touches_are_sent() -> None:
+    """A catalogue may be large, and a step of it small."""
+    dataset = tiny_dataset(
+        np.arange(40) % 7,
+        np.arange(40) % 9,
+        items=50_000,
+        time_ms=range(40),
+        item_features={"kind": ("categorical", [f"kind-{n}" for n in range(50_000)])},
+    )
+    examples, model = begun(dataset)
+    share = Recorded(0, 2)
+    model.train_step_together(share, next(examples.batches(0)))
+    most = (9 + 2048) * 2 * SMALL.dim  # ids and tokens of clicked and of drawn items
+    assert 0 < share.parts[0].size < most + 20_000
+    assert model._ids.shape.num_elements() == 50_000 * SMALL.dim
+
+
+def begun(dataset: Dataset) -> tuple[Any, Any]:
+    """Examples, and a model before its first step."""
+    import tensorflow as tf
+
+    from training import two_tower
+
+    rows = np.flatnonzero(dataset.events.weight > 0)
+    tf.keras.utils.set_random_seed(0)
+    config = SMALL.model_copy(update={"id_dropout": 0.3, "batch_size": 100})
+    examples = two_tower._Examples(dataset, rows, config, None, 0)
+    model = two_tower._TwoTowerModel(examples, config, 0)
+    model.compile(optimizer=two_tower._optimizer(config, 10, ordered=dataset.has_time))
+    return examples, model
 
 
 # --- beginning with the spectrum ---
