@@ -19,6 +19,7 @@ from shortlist.config import StoreConfig
 from shortlist.errors import InvalidField, ShortlistError
 from shortlist.feed import Acknowledgement, EventBatch, EventRefusal, EventReport, RecordedEvent
 from shortlist.live import Appended, LiveEvent
+from shortlist.right_of_way import REQUESTS_FIRST
 from shortlist.schema import Schema
 from shortlist.stores import Store, StoreFull
 from shortlist.telemetry import EventWatch, Unwatched
@@ -209,6 +210,7 @@ class _Inbox:
                 while self._events >= _INBOX_EVENTS:
                     self._room.clear()
                     await self._room.wait()
+                await REQUESTS_FIRST.give_on_loop()
         except Exception as error:
             self._error = error
         finally:
@@ -241,6 +243,7 @@ async def _let_others(done: int) -> None:
     pieces = done // _PIECE
     if pieces:
         await asyncio.sleep(0 if pieces % _PIECES_A_PAUSE else _PAUSE_S)
+        await REQUESTS_FIRST.give_on_loop()
 
 
 def _accepted(checked: Sequence[CheckedEvents], appended: Appended) -> int:

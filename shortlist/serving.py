@@ -19,7 +19,13 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -40,6 +46,7 @@ from shortlist.errors import (
     ShortlistError,
     TierUnavailable,
 )
+from shortlist.right_of_way import REQUESTS_FIRST
 from shortlist.telemetry import CallWatch, Unwatched
 
 __all__ = ["CannotListen", "Overloaded", "Server", "ServerOptions", "remaining_ms", "status_of"]
@@ -64,6 +71,9 @@ _ALWAYS_ADMITTED = (
 
 # Calls that are alike, one page each: how long they take tells how busy the process is.
 _ADAPTIVE = {"shortlist.v1.Orchestrator": ("Recommend", "Rank", "Similar")}
+
+# While these are answered, the process puts off what nobody waits for.
+_GO_FIRST = (*_ADAPTIVE, "shortlist.v1.Retrieval", "shortlist.v1.Ranking")
 
 # A context tells the number of its status, or the status.
 _STATUS_NAMES = {known: code.name for code in grpc.StatusCode for known in (code, code.value[0])}
@@ -319,7 +329,7 @@ class _Guard:
                 _begin(context)
                 try:
                     # Counted here, when the message has arrived: half-sent calls take no place.
-                    with self._admitted(method):
+                    with self._admitted(method), self._going_first(method):
                         request = _parse(handler, data)
                         _adopt_id(request)
                         return handler.response_serializer(
@@ -383,6 +393,10 @@ class _Guard:
                     yield
         finally:
             self._running[service] -= 1
+
+    @staticmethod
+    def _going_first(method: _Method) -> AbstractContextManager[None]:
+        return REQUESTS_FIRST.claimed() if method.service in _GO_FIRST else nullcontext()
 
     def _adaptive_of(self, method: _Method) -> AdaptiveLimit | None:
         adaptive = self._adaptive.get(method.service)

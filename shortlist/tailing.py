@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from shortlist.errors import ShortlistError
 from shortlist.live import Changes
+from shortlist.right_of_way import REQUESTS_FIRST
 from shortlist.stores import Store
 from shortlist.tiers import LogPosition
 
@@ -76,6 +77,10 @@ class LogTailer:
                 await self._task
             self._task = None
 
+    def _apply_in_turn(self, changes: Changes) -> None:
+        with REQUESTS_FIRST.turn():
+            self._apply(changes)
+
     async def _follow(self) -> None:
         while True:
             try:
@@ -106,8 +111,9 @@ class LogTailer:
         if head < self._sequence:
             self._begin_again(head)
         if head > self._sequence:
+            await REQUESTS_FIRST.give_on_loop()
             changes = await self._store.changes(self._sequence)
-            await asyncio.to_thread(self._apply, changes)
+            await asyncio.to_thread(self._apply_in_turn, changes)
             self._sequence = changes.sequence
             if changes.sequence < changes.head:
                 return 0

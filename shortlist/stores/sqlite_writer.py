@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shortlist.errors import ShortlistError
+from shortlist.right_of_way import REQUESTS_FIRST
 from shortlist.stores import ProfilesUnavailable, StoreFull
 from shortlist.stores.packing import Unpackable
 from shortlist.stores.sqlite_schema import begin, connect, create
@@ -127,6 +128,8 @@ class GroupWriter:
     def _run(self) -> None:
         while (batch := self._take()) is not None:
             if batch:
+                if any(change.events for change in batch):
+                    REQUESTS_FIRST.give()
                 _resolve(self._commit(batch))
             elif time.monotonic() >= self._tidy_at:
                 self._tidy_up()
