@@ -55,7 +55,8 @@ async def job_whose_ray_is_killed(workdir: Path, tmp: Path, home: Path) -> tuple
     command = module_command("training.retrieval", "--workdir", str(workdir), "--seed", "5")
     job = await asyncio.create_subprocess_exec(
         *tethered(command),
-        env=job_environment(tmp, home),
+        # Ray's minute, in which a lost head may come back, is ten seconds here.
+        env=job_environment(tmp, home) | {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
