@@ -79,7 +79,7 @@ _TRAINING = {
 @click.option("--users", default=800, show_default=True, help="People in it.")
 @click.option("--events", default=20_000, show_default=True, help="What they did.")
 @click.option("--load", default=0.5, show_default=True, help="Of what the system can answer.")
-@click.option("--seconds", default=15.0, show_default=True, help="Of the time before, to compare.")
+@click.option("--seconds", default=8.0, show_default=True, help="Before each redeploy, to compare.")
 @click.option(
     "--workdir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -283,11 +283,8 @@ class _Measuring:
                 saturation = await self._saturation(client, users)
                 rate = self.load * saturation
                 terminal.err.print(f"{saturation:.1f} pages/s at most; {rate:.1f} from now on")
-                before = _People(client, users, rate=rate)
-                async with before.asking():
-                    await asyncio.sleep(self.seconds)
-                people = _People(client, users, rate=rate)
-                taken = await self._redeploy(people, client, terminal)
+                before, people = (_People(client, users, rate=rate) for _ in range(2))
+                taken = await self._redeploy(before, people, client, terminal)
         return _figures(self.rounds, saturation, rate, before.seen, people.seen, taken)
 
     async def _saturation(self, client: AsyncClient, users: list[str]) -> float:
@@ -296,18 +293,21 @@ class _Measuring:
         async with people.asking():
             await asyncio.sleep(2.0)  # until everything is warm
             begun, started = len(people.seen.latencies_ms), time.perf_counter()
-            await asyncio.sleep(self.seconds / 2)
+            await asyncio.sleep(self.seconds)
             answered = len(people.seen.latencies_ms) - begun
             return answered / (time.perf_counter() - started)
 
     async def _redeploy(
-        self, people: _People, client: AsyncClient, terminal: Terminal
+        self, before: _People, people: _People, client: AsyncClient, terminal: Terminal
     ) -> list[dict[str, Any]]:
+        """Quiet stretches and redeploys in turn: a machine is not always as fast."""
         taken = []
         seed = 0
         for number in range(self.rounds):
             for tiers in self.scenarios:
                 seed += 1
+                async with before.asking():
+                    await asyncio.sleep(self.seconds)
                 begun = len(people.seen.listings)
                 async with people.asking() as seen:
                     jobs = [self._train(tier, seed, seen) for tier in tiers]
