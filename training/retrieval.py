@@ -424,15 +424,14 @@ def _train_tower(lesson: _TowerLesson, workers: int) -> _Tower:
 
 def _train_tower_share(share: Share, job: _Lesson, lesson: _TowerLesson) -> None:
     """What one of several workers does; the first one tells how far it is, and writes."""
-    from training.two_tower import train_two_tower_share  # TensorFlow: in this worker only
+    from training.two_tower import train_two_tower  # TensorFlow: in this worker only
 
     def report(_: str, done: int, total: int) -> None:
         if share.rank == 0:
             lesson.report(done, total)
 
     dataset, config, epochs = job.dataset, job.retrieval.two_tower, lesson.epochs
-    model = train_two_tower_share(
-        share,
+    model = train_two_tower(
         dataset,
         lesson.window.known,
         config if epochs is None else config.model_copy(update={"epochs": epochs}),
@@ -441,8 +440,9 @@ def _train_tower_share(share: Share, job: _Lesson, lesson: _TowerLesson) -> None
         judge=_judge(dataset, lesson.window, job.seed),
         begin_with=lesson.begin_with,
         progress=report,
+        share=share,
     )
-    if model is not None:
+    if share.rank == 0:
         with lesson.steps.writing(_TOWER) as folder:
             _write_tower(model, folder)
 

@@ -51,7 +51,7 @@ from training.spectrum import spectral_vectors
 from training.tower_parts import part_of_sequences, part_of_sets, touched_rows
 from training.user_sets import UserSets
 
-__all__ = ["TwoTower", "train_two_tower", "train_two_tower_share"]
+__all__ = ["TwoTower", "train_two_tower"]
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[np.generic]]
@@ -93,6 +93,7 @@ def train_two_tower(
     judge: Callable[[TwoTower], float] | None = None,
     begin_with: Mapping[str, npt.NDArray[np.generic]] | None = None,
     progress: Progress = lambda *_: None,
+    share: Share | None = None,
 ) -> TwoTower:
     """Train on the positive interactions among `rows`.
 
@@ -102,44 +103,17 @@ def train_two_tower(
     without content and users without times, there may be no such epoch: `losses` then is empty.
     `begin_with` are the parameters of a model of the same items, users and configuration; those of
     another shape are begun anew.
+    With a `share` this is one of several workers, which are all given the same and end with the
+    same model; the first one judges, for all.
     Raises `ArtifactRefused` when there is nothing to learn from, when a weight or value is not
     finite, or when training diverged.
-    """
-    model = train_two_tower_share(
-        Alone(),
-        dataset,
-        rows,
-        config,
-        recency_half_life_ms=recency_half_life_ms,
-        seed=seed,
-        judge=judge,
-        begin_with=begin_with,
-        progress=progress,
-    )
-    assert model is not None  # of the first worker
-    return model
-
-
-def train_two_tower_share(
-    share: Share,
-    dataset: Dataset,
-    rows: npt.NDArray[np.int64],
-    config: TwoTowerConfig,
-    *,
-    recency_half_life_ms: float | None,
-    seed: int = 0,
-    judge: Callable[[TwoTower], float] | None = None,
-    begin_with: Mapping[str, npt.NDArray[np.generic]] | None = None,
-    progress: Progress = lambda *_: None,
-) -> TwoTower | None:
-    """`train_two_tower` as one of several workers, which are all given the same; what the first one
-    returns is the model, the others return None. The first one judges, for all.
     """
     _refuse_not_finite(dataset, rows)
     rows = rows[dataset.events.weight[rows] > 0]
     if len(rows) == 0:
         raise ArtifactRefused("no positive interaction to train the two-tower model on")
     tf.keras.utils.set_random_seed(seed)
+    share = share or Alone()
     examples = _Examples(dataset, rows, config, recency_half_life_ms, seed)
     model = _TwoTowerModel(examples, config, seed)
     if not dataset.has_time:
@@ -149,7 +123,7 @@ def train_two_tower_share(
     model.compile(optimizer=_optimizer(config, steps, ordered=dataset.has_time))
     step = model.train_step if share.workers == 1 else partial(model.train_step_together, share)
     losses: list[float] = []
-    best: tuple[float, TwoTower | None] | None = None
+    best: tuple[float, TwoTower] | None = None
     if judge is not None and begin_with is None and examples.begins_good:
         best = _judged(model, losses, judge, share)
     for epoch in range(config.epochs):
@@ -160,9 +134,7 @@ def train_two_tower_share(
                 break
             best = trained
     progress("two-tower", steps, steps)
-    if best is not None:
-        return best[1]
-    return model.export(losses) if share.rank == 0 else None
+    return best[1] if best else model.export(losses)
 
 
 def _spectrum(examples: _Examples, dim: int, share: Share) -> Floats:
@@ -175,12 +147,10 @@ def _spectrum(examples: _Examples, dim: int, share: Share) -> Floats:
 
 def _judged(
     model: _TwoTowerModel, losses: list[float], judge: Callable[[TwoTower], float], share: Share
-) -> tuple[float, TwoTower | None]:
-    """How good the model is, for all workers, and for the first one the model."""
-    score, exported = 0.0, None
-    if share.rank == 0:
-        exported = model.export(losses)
-        score = judge(exported)
+) -> tuple[float, TwoTower]:
+    """How good the first worker finds the model, and the model."""
+    exported = model.export(losses)
+    score = judge(exported) if share.rank == 0 else 0.0
     return float(share.sum(np.array([score]))[0]), exported
 
 
