@@ -79,7 +79,12 @@ _TRAINING = {
 @click.option("--users", default=800, show_default=True, help="People in it.")
 @click.option("--events", default=20_000, show_default=True, help="What they did.")
 @click.option("--load", default=0.5, show_default=True, help="Of what the system can answer.")
-@click.option("--seconds", default=8.0, show_default=True, help="Before each redeploy, to compare.")
+@click.option(
+    "--seconds",
+    default=8.0,
+    show_default=True,
+    help="Of a quiet stretch before each redeploy, to compare, and of the search for saturation.",
+)
 @click.option(
     "--workdir",
     type=click.Path(file_okay=False, path_type=Path),

@@ -1,9 +1,9 @@
-"""Requests go first: what nobody waits for stands aside while one is being answered.
+"""Requests go first: what can wait stands aside while one is being answered.
 
 A process has one interpreter for all of its threads, so taking in events or following the log while
-a page is made costs that page, most of all the slowest ones. Such work does not care whether it is
-done now or some milliseconds later; at moderate load there are gaps between requests, and it fits
-into them.
+a page is made costs that page, most of all the slowest ones. To such work some milliseconds more do
+not matter, though whoever sends events waits for them to be durable; at moderate load there are
+gaps between requests, and it fits into them.
 
 What has the way is a matter of the process, like its interpreter: there is one `REQUESTS_FIRST`.
 """

@@ -72,7 +72,7 @@ _ALWAYS_ADMITTED = (
 # Calls that are alike, one page each: how long they take tells how busy the process is.
 _ADAPTIVE = {"shortlist.v1.Orchestrator": ("Recommend", "Rank", "Similar")}
 
-# While these are answered, the process puts off what nobody waits for.
+# While these are answered, the process puts off what can wait.
 _GO_FIRST = (*_ADAPTIVE, "shortlist.v1.Retrieval", "shortlist.v1.Ranking")
 
 # A context tells the number of its status, or the status.
