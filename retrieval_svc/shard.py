@@ -107,7 +107,9 @@ class LocalRetriever:
                     raise BudgetExceeded(f"{query.deadline_ms} ms passed before the search began")
                 return generation.retrieve(query)
 
-            return replace(await self._work.run(answer), log=known)
+            # A new filter is first compared with every item of the slice.
+            found = await self._work.run(answer, may_be_long=bool(query.filter))
+            return replace(found, log=known)
 
     async def describe(
         self, keys: Keys, fields: tuple[str, ...], index_version: str | None, groups: bool = True

@@ -20,9 +20,9 @@ class ShortWork:
     """Threads, and for a process that does nothing else the event loop while they are idle.
 
     The way to a thread and back wakes two sleeping threads, which takes as long as a search does.
-    So with `on_loop` a piece is done at once if no other is under way, and if pieces
-    have been short of late: what takes longer would keep probes and other calls waiting. No more
-    than one a turn of the loop: calls that come together share the threads.
+    So with `on_loop` a piece is done at once if no other is under way, and if pieces have been
+    short of late: what takes longer would keep probes and other calls waiting. No more than one a
+    turn of the loop: calls that come together share the threads.
     """
 
     def __init__(self, threads: int, *, name: str, on_loop: bool = False) -> None:
@@ -31,10 +31,11 @@ class ShortWork:
         self._under_way = 0
         self._longest_s = 0.0  # of late
 
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns or raises."""
+    async def run(self, work: Callable[[], Result], *, may_be_long: bool = False) -> Result:
+        """What `work` returns or raises. What may be long takes a thread, whatever others took."""
         loop = asyncio.get_running_loop()
-        if self._on_loop and not self._under_way and self._longest_s <= _SHORT_S:
+        alone = self._on_loop and not self._under_way
+        if alone and not may_be_long and self._longest_s <= _SHORT_S:
             self._under_way += 1
             loop.call_soon(self._end)  # in the next turn
             return self._timed(work)

@@ -133,7 +133,7 @@ class BrokenSource:
         raise RuntimeError("secret of the implementation")
 
 
-def with_source(store: ArtifactStore, source: Any) -> LocalRetriever:
+def with_source(store: ArtifactStore, source: Any, **options: Any) -> LocalRetriever:
     generation = Generation.open(store.open("retrieval"), 0)
     sources = {**generation.sources, source.name: source}
     changed = dataclasses.replace(
@@ -141,7 +141,7 @@ def with_source(store: ArtifactStore, source: Any) -> LocalRetriever:
         published=Snapshot(base=Part.whole(dataclasses.replace(generation.base, sources=sources))),
     )
     live = LiveGeneration(changed)
-    return LocalRetriever(LoadedGenerations(live, lambda version: live), threads=1)
+    return LocalRetriever(LoadedGenerations(live, lambda version: live), threads=1, **options)
 
 
 async def test_a_source_that_raises_is_reported_and_the_others_answer(
@@ -187,6 +187,34 @@ async def test_a_query_that_waited_past_its_deadline_is_not_searched(
     with pytest.raises(BudgetExceeded):
         await late
     assert (await running).failures == ()
+
+
+class PlacedSource:
+    """Remembers which threads it was asked in."""
+
+    name = "two_tower"
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+
+    def propose(self, query: SourceQuery, k: int) -> Hits:
+        self.threads.append(threading.current_thread().name)
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("on_loop", "filter", "threads"),
+    [(False, "", "shard-0_0"), (True, "", "MainThread"), (True, "price > 5", "shard-0_0")],
+)
+async def test_a_process_of_its_own_searches_on_its_loop_unless_it_has_to_filter(
+    on_loop: bool, filter: str, threads: str, store: ArtifactStore
+) -> None:
+    publish(store, CATALOGUE)
+    source = PlacedSource()
+    retriever = with_source(store, source, on_loop=on_loop)
+    await retriever.retrieve(query(filter=filter))
+    assert source.threads == [threads]
+    await retriever.close()
 
 
 async def test_cards_hold_what_the_item_table_says(store: ArtifactStore) -> None:

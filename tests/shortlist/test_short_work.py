@@ -49,6 +49,11 @@ async def test_pieces_that_take_long_leave_the_loop_alone_until_they_are_short_a
     assert places[-1] == LOOP
 
 
+async def test_what_may_be_long_takes_a_thread(work: ShortWork) -> None:
+    assert await work.run(where, may_be_long=True) == "worker_0"
+    assert await work.run(where) == LOOP
+
+
 async def test_a_process_that_has_other_things_to_do_keeps_its_loop_free() -> None:
     work = ShortWork(1, name="worker")
     assert await work.run(where) == "worker_0"
