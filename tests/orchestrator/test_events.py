@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from orchestrator import events as intake_module
 from orchestrator.events import EventIntake, TooManyStreams
 from shortlist.config import Config, StoreConfig
 from shortlist.errors import InvalidRequest, NotImplementedYet
@@ -15,6 +16,7 @@ from shortlist.feed import Acknowledgement, EventBatch, EventReport
 from shortlist.ids import key_of, keys_of
 from shortlist.live import LiveEvent
 from shortlist.places import place_keys
+from shortlist.right_of_way import RightOfWay
 from shortlist.schema import Schema
 from shortlist.stores import Profile, ProfilesUnavailable, StoreFull
 from shortlist.stores.memory import MemoryStore
@@ -437,6 +439,25 @@ async def test_a_stream_is_read_no_faster_than_events_become_durable() -> None:
     store.go.set()
     await first
     await stream.aclose()
+
+
+async def test_a_stream_is_read_between_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    way = RightOfWay(patience_s=600.0)
+    monkeypatch.setattr(intake_module, "REQUESTS_FIRST", way)
+    sent: list[int] = []
+
+    async def batches() -> AsyncIterator[EventBatch]:
+        for number in (1, 2, 3):
+            sent.append(number)
+            yield a_batch(number, an_event("u", f"i{number}"))
+
+    stream = an_intake(MemoryStore()).stream(batches())
+    with way.claimed():
+        assert (await asyncio.wait_for(anext(stream), 20)).acknowledged_sequence == 1
+        await asyncio.sleep(0.01)
+        assert sent == [1]
+    async with asyncio.timeout(20):
+        assert [one.acknowledged_sequence async for one in stream][-1] == 3
 
 
 async def test_a_stream_that_its_client_leaves_frees_its_place() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from shortlist.errors import (
     InvalidField,
     VersionNotServed,
 )
+from shortlist.tiers import ScoreQuery, Scores
 from tests.contracts.ranker import RankerContract, a_query
 from tests.ranking_svc.factory import KEYS, publish_ranker
 from tests.ranking_svc.tables import NOW_MS
@@ -328,6 +330,23 @@ async def test_a_question_whose_deadline_passed_in_the_queue_is_not_scored(
 ) -> None:
     with pytest.raises(BudgetExceeded, match="passed before scoring began"):
         await local.score(a_query(KEYS, deadline_ms=0.0))
+
+
+@pytest.mark.parametrize(("on_loop", "thread"), [(False, "ranker_0"), (True, "MainThread")])
+async def test_a_process_of_its_own_scores_on_its_loop(
+    on_loop: bool, thread: str, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored, threads = RankerGeneration.score, []
+
+    def score(generation: RankerGeneration, query: ScoreQuery) -> Scores:
+        threads.append(threading.current_thread().name)
+        return scored(generation, query)
+
+    ranker = LocalRanker.open(store, on_loop=on_loop)
+    monkeypatch.setattr(RankerGeneration, "score", score)
+    await ranker.score(a_query(KEYS))
+    assert threads == [thread]
+    await ranker.close()
 
 
 async def test_no_candidates_have_no_scores(local: LocalRanker) -> None:

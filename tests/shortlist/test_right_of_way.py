@@ -4,16 +4,19 @@ import asyncio
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from shortlist import serving, tailing
-from shortlist.live import Changes
+from shortlist.live import CatalogItem, Changes
 from shortlist.right_of_way import RightOfWay
 from shortlist.serving import Server, ServerOptions
+from shortlist.stores import sqlite_writer
 from shortlist.stores.memory import MemoryStore
+from shortlist.stores.sqlite import SqliteStore
 from shortlist.tailing import LogTailer
 from shortlist.v1 import ranking_pb2, ranking_pb2_grpc
 from tests.contracts.store import an_event
@@ -113,6 +116,22 @@ async def test_the_log_is_followed_between_requests(monkeypatch: pytest.MonkeyPa
         assert applied == []
     await asyncio.wait_for(step, 20)
     assert [one.events.sequences.tolist() for one in applied] == [[1]]
+
+
+async def test_events_are_committed_between_requests_and_changes_of_items_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    way = RightOfWay(FOREVER)
+    monkeypatch.setattr(sqlite_writer, "REQUESTS_FIRST", way)
+    store = SqliteStore(tmp_path / "store.sqlite")
+    with way.claimed():
+        assert await asyncio.wait_for(store.upsert_items([CatalogItem(id="a")]), 20) == 1
+        events = asyncio.create_task(store.append([an_event(1)]))
+        await asyncio.sleep(0.02)
+        assert not events.done()
+        assert await store.head() == 1
+    assert (await asyncio.wait_for(events, 20)).sequence == 2
+    await store.close()
 
 
 class Scoring(ranking_pb2_grpc.RankingServicer):
