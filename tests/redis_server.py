@@ -20,6 +20,7 @@ import pytest
 __all__ = ["RedisServer", "free_port", "redis_program"]
 
 _START_S = 20.0
+_MEND_LOG = Path(__file__).parents[1] / "deploy/kubernetes/base/config/mend-log.sh"
 
 
 class RedisServer:
@@ -42,12 +43,14 @@ class RedisServer:
 
     def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._mend_log()
         settings = {
             "bind": "127.0.0.1",
             "port": str(self.port),
             "dir": str(self._folder),
             "appendonly": "yes",
             "appendfsync": "always",
+            "aof-load-truncated": "no",
             "save": "",
         }
         arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
@@ -56,6 +59,14 @@ class RedisServer:
                 [self._program, *arguments, *self._options], stdout=log, stderr=log
             )
         self._wait_until_it_answers()
+
+    def _mend_log(self) -> None:
+        """As the containers do. The server's program checks logs when it is called by that name."""
+        check = self._folder / "redis-check-aof"
+        check.unlink(missing_ok=True)
+        check.symlink_to(self._program)
+        for name in ("appendonly.aof", "appendonlydir/appendonly.aof.manifest"):
+            subprocess.run(["sh", _MEND_LOG, check, self._folder / name], check=True)
 
     def limit_files(self, most_bytes: int) -> None:
         """No file that the server writes may become larger; a disk that is full."""

@@ -2,7 +2,10 @@
 
 Every change is one Lua script, so it is seen as a whole or not at all. The server has to run with
 `appendonly yes`, `appendfsync always` and without eviction: an answer then means that the disk has
-it. A server that is not set up like that is refused.
+it. It also has to run with `aof-load-truncated no`: a server that is killed in the middle of a write,
+and repairs its log by itself, leaves the beginning of a transaction there. The next ones become part of
+it, and are wrong or gone after one more restart (Redis 6.2 and 7.0; valkey-io/valkey#4342). A server that
+is not set up like that is refused.
 """
 
 from __future__ import annotations
@@ -87,7 +90,12 @@ _FIRST_LOOK_S, _LOOK_EVERY_S = 60.0, 3600.0  # whether it is time to drop what i
 _TIDY_EVERY_S = 86_400  # by any replica: it reads the whole log
 _MS_PER_DAY = 86_400_000
 _MOST_KEY = (1 << 64) - 1
-_NEEDED = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+_NEEDED = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "aof-load-truncated": "no",
+    "maxmemory-policy": "noeviction",
+}
 
 # An event's columns in the stream: user, item, time, weight, value; then its places.
 _COLUMNS = struct.Struct(">QQqdd")

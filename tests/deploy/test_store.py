@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from redis.asyncio import Redis
 
 from shortlist.config import StoreConfig
 from shortlist.live import LiveEvent
@@ -22,6 +24,8 @@ from tests.redis_server import free_port, redis_program
 
 PASSWORD = secrets.token_hex(16)
 START_S = 20.0
+SET, MULTI = b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$1\r\n1\r\n", b"*1\r\n$5\r\nMULTI\r\n"
+LOG_THAT_ENDS_EARLY = SET % (5, b"whole") + MULTI + SET % (4, b"half") + b"*1\r\n$4\r\nEX"
 
 
 @pytest.fixture(params=["kubernetes", "compose"])
@@ -45,9 +49,16 @@ def url(command: list[str], tmp_path: Path, checkout: Path) -> Iterator[str]:
     text = text.replace("dir /data", f"dir {tmp_path}/data").replace("6379", str(port))
     text = text.replace("/run/store", f"{tmp_path}/run").replace("bind * -::*", "bind 127.0.0.1")
     (tmp_path / "etc/store.conf").write_text(text)
-    script = command[-1].replace("/run/store", f"{tmp_path}/run")
-    script = script.replace("/etc/store", f"{tmp_path}/etc")
+    shutil.copy(checkout / "deploy/kubernetes/base/config/mend-log.sh", tmp_path / "etc")
+    # A log that ends within a transaction, as of a server that was killed.
+    name = "appendonlydir/appendonly.aof.manifest"
+    log = "appendonly.aof"  # of servers before Redis 7, which need no folder
+    (tmp_path / "data" / log).write_bytes(LOG_THAT_ENDS_EARLY)
+    (tmp_path / "redis-check-aof").symlink_to(redis_program())
+    script = command[-1].replace("/run/store", f"{tmp_path}/run").replace(name, log)
+    script = script.replace("/etc/store", f"{tmp_path}/etc").replace("/data", f"{tmp_path}/data")
     script = script.replace("valkey-server", redis_program())
+    script = script.replace("valkey-check-aof", str(tmp_path / "redis-check-aof"))
     process = subprocess.Popen(
         [*command[:-1], script],
         env={"PATH": os.environ["PATH"], "STORE_PASSWORD": PASSWORD},
@@ -86,6 +97,11 @@ async def test_the_store_takes_events_and_keeps_its_password_to_itself(
     kept = b"".join(p.read_bytes() for p in (tmp_path / "data").rglob("*") if p.is_file())
     assert b"ann" in kept
     assert PASSWORD.encode() not in kept
+
+
+async def test_the_store_starts_with_what_was_whole_in_its_log(url: str) -> None:
+    async with Redis.from_url(url) as redis:
+        assert await redis.keys() == [b"whole"]
 
 
 def test_the_probe_of_the_store_asks_with_the_password(checkout: Path, url: str) -> None:

@@ -113,18 +113,26 @@ async def send(
 
 async def opened(source: Path, stays: int | None, folder: Path) -> tuple[list[str], list[bytes]]:
     """The events of a copy whose log ends after `stays` bytes, and its profiles; it also has to
-    take in more.
+    take in more, and to have that after one more restart.
     """
     shutil.copytree(source, folder)
     if stays is not None:
         os.truncate(log_of(folder), stays)
-    server = RedisServer(folder, "--aof-load-truncated", "yes")
+    server = RedisServer(folder)
     server.start()
     store = RedisStore(server.url, TIGHT)
     events = [stored.event.event_id for stored in await all_events(store)]
     profiles = await profile_bytes(store, USERS)
     assert await store.head() == len(events)
     assert (await store.append([an_event(0, user="new")])).sequence == len(events) + 1
+    await store.close()
+    server.kill()
+    server.start()
+    store = RedisStore(server.url, TIGHT)
+    later = [stored.event.event_id for stored in await all_events(store)]
+    assert later == [*events, an_event(0).event_id]
+    assert await profile_bytes(store, USERS) == profiles
+    assert await store.get("new") is not None
     await store.close()
     server.stop()
     shutil.rmtree(folder)

@@ -87,6 +87,7 @@ async def test_a_server_that_cannot_be_reached_is_an_unavailable_store() -> None
     [
         (("--appendonly", "no"), "appendonly"),
         (("--appendfsync", "everysec"), "appendfsync"),
+        (("--aof-load-truncated", "yes"), "aof-load-truncated"),
         (("--maxmemory-policy", "allkeys-lru"), "maxmemory-policy"),
     ],
 )
