@@ -21,6 +21,7 @@ import click
 
 from shortlist.config import Config
 from shortlist.errors import ShortlistError
+from shortlist.scheduling import ask_for_short_turns
 from shortlist.serving import Server, ServerOptions
 from shortlist.telemetry import Watches, setup_logging
 
@@ -195,8 +196,9 @@ def service_options(
     """Decorate the body of a service's command, which then gets `ServiceArguments` first.
 
     Around the body: one BLAS thread unless the environment says otherwise (more processes beat more
-    threads), logs, and one line instead of a traceback for a `ShortlistError`. A process
-    that is not `versioned` serves no artifact of its own, so it has no --version.
+    threads), short turns on the processor, logs, and one line instead of a traceback for a
+    `ShortlistError`. A process that is not `versioned` serves no artifact of its own, so it has no
+    --version.
     """
 
     def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
@@ -214,6 +216,7 @@ def service_options(
         ) -> None:
             for variable in _THREAD_VARIABLES:
                 os.environ.setdefault(variable, "1")
+            ask_for_short_turns()  # before there are threads
             setup_logging(process, log_level)
             arguments = ServiceArguments(
                 workdir=workdir,

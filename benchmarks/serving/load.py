@@ -21,6 +21,8 @@ from typing import Any
 import grpc
 import numpy as np
 
+from shortlist.scheduling import ask_for_short_turns
+
 __all__ = ["LoadGenerator", "Plan", "Step"]
 
 _TIMEOUT_S = 10.0
@@ -169,4 +171,5 @@ async def _serve(read: Callable[[], str]) -> None:
 
 
 if __name__ == "__main__":
+    ask_for_short_turns()  # whoever asks from another machine waits for nobody here, either
     asyncio.run(_serve(sys.stdin.readline))

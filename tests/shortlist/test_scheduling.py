@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# In a process of its own: the tests' own turns stay as they are.
+_PROGRAM = """
+import ctypes, json, os, struct, threading
+from shortlist.scheduling import ask_for_short_turns
+
+def attributes():
+    buffer = ctypes.create_string_buffer(48)
+    getter = {"x86_64": 315, "aarch64": 275}[os.uname().machine]
+    assert ctypes.CDLL(None).syscall(getter, 0, buffer, 48, 0) == 0
+    _, policy, _, nice, _, turn_ns, _, _ = struct.unpack("=IIQiIQQQ", buffer.raw[:48])
+    found.append({"policy": policy, "nice": nice, "turn_ns": turn_ns})
+
+found = []
+attributes()
+taken = ask_for_short_turns()
+later = threading.Thread(target=attributes)
+later.start()
+later.join()
+print(json.dumps({"taken": taken, "before": found[0], "after": found[1]}))
+"""
+
+linux = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
+    reason="asks Linux, by the number of a system call",
+)
+
+
+@linux
+def test_threads_that_come_later_have_short_turns_and_are_as_nice_as_before() -> None:
+    command = ["nice", "-n", "3", sys.executable, "-c", _PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    assert told["taken"]
+    assert told["after"]["policy"] == told["before"]["policy"]
+    assert told["after"]["nice"] == told["before"]["nice"]
+    release = tuple(map(int, platform.release().split(".")[:2]))
+    if release >= (6, 12):
+        assert told["after"]["turn_ns"] == 100_000 < told["before"]["turn_ns"]
+
+
+def test_a_system_without_such_requests_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shortlist.scheduling import ask_for_short_turns
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not ask_for_short_turns()
