@@ -81,7 +81,7 @@ _TRAINING = {
 @click.option("--load", default=0.5, show_default=True, help="Of what the system can answer.")
 @click.option(
     "--seconds",
-    default=8.0,
+    default=20.0,
     show_default=True,
     help="Of a quiet stretch before each redeploy, to compare, and of the search for saturation.",
 )
@@ -373,10 +373,11 @@ async def _follow(job: asyncio.subprocess.Process, log: BinaryIO, seen: _Seen) -
 def _last_in_line() -> list[str]:
     """What serves goes first, on the processor and on the disk.
 
-    Linux may share the processor among sessions before it looks at what is nice within one (see
-    autogroup in sched(7)), so the session has to be nice as well.
+    A core on which only SCHED_IDLE runs counts as idle when Linux looks for one for a thread that
+    wakes up; one on which somebody nice runs does not. Linux may share the processors among
+    sessions before it looks within one (see autogroup in sched(7)), so the session is nice as well.
     """
-    wanted = (("ionice", "-c", "3"), ("nice", "-n", "19"))
+    wanted = (("ionice", "-c", "3"), ("chrt", "--idle", "0"), ("nice", "-n", "19"))
     found = [(shutil.which(name), options) for name, *options in wanted]
     nice = [word for path, options in found if path for word in (path, *options)]
     return ["/bin/sh", "-c", '(echo 19 > /proc/self/autogroup) 2>/dev/null; exec "$@"', "sh", *nice]

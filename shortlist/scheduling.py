@@ -2,8 +2,8 @@
 
 A thread that wakes up for a request waits until the turn of whoever computes at that moment has
 ended, some milliseconds, however nice that one is: a turn that was begun is protected, unless from
-somebody whose own turns are shorter (EEVDF, since Linux 6.12; see sched_setattr(2)). Short turns are
-no larger share of the processor.
+somebody whose own turns are shorter (EEVDF, since Linux 6.12; see sched_setattr(2)). Short turns
+are no larger share of the processor.
 """
 
 from __future__ import annotations

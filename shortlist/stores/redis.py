@@ -2,10 +2,10 @@
 
 Every change is one Lua script, so it is seen as a whole or not at all. The server has to run with
 `appendonly yes`, `appendfsync always` and without eviction: an answer then means that the disk has
-it. It also has to run with `aof-load-truncated no`: a server that is killed in the middle of a write,
-and repairs its log by itself, leaves the beginning of a transaction there. The next ones become part of
-it, and are wrong or gone after one more restart (Redis 6.2 and 7.0; valkey-io/valkey#4342). A server that
-is not set up like that is refused.
+it. It also has to run with `aof-load-truncated no`: a server that is killed in the middle of a
+write, and repairs its log by itself, leaves the beginning of a transaction there. The next ones
+become part of it, and are wrong or gone after one more restart (Redis 6.2 and 7.0; see
+valkey-io/valkey#4342). A server that is not set up like that is refused.
 """
 
 from __future__ import annotations

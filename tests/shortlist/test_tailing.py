@@ -72,3 +72,46 @@ async def test_a_log_that_was_lost_or_put_back_is_followed_from_its_end(kept: in
     await tailer.close()
     assert [one.events.sequences.tolist() for one in applied] == [[kept + 1]]
     assert tailer.position.sequence == kept + 1
+
+
+class SlowStore(MemoryStore):
+    """Counts how often the log is read; a read ends when `go` is set, with what was there when it
+    began."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self.go = asyncio.Event()
+
+    async def changes(self, after: int, limit: int = 10_000) -> Changes:
+        self.reads += 1
+        found = await super().changes(after, limit)
+        await self.go.wait()
+        return found
+
+
+async def test_what_several_followers_want_at_once_is_read_once() -> None:
+    store = SlowStore()
+    await store.append([an_event(1), an_event(2)])
+    applied: list[Changes] = []
+    tailers = [LogTailer(store, applied.append) for _ in range(3)]
+    catching_up = [asyncio.create_task(tailer.catch_up()) for tailer in tailers]
+    await until(lambda: store.reads > 0)
+    store.go.set()
+    await asyncio.gather(*catching_up)
+    assert [one.events.sequences.tolist() for one in applied] == [[1, 2]] * 3
+    assert store.reads == 1
+
+
+async def test_a_read_that_began_before_a_change_is_not_the_end_of_the_log() -> None:
+    store = SlowStore()
+    await store.append([an_event(1)])
+    first, second = (LogTailer(store, lambda _: None) for _ in range(2))
+    catching_up = [asyncio.create_task(first.catch_up())]
+    await until(lambda: store.reads > 0)
+    await store.append([an_event(2)])
+    catching_up.append(asyncio.create_task(second.catch_up()))
+    await asyncio.sleep(0.05)
+    store.go.set()
+    await asyncio.gather(*catching_up)
+    assert second.position.sequence == 2
