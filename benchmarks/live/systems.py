@@ -176,7 +176,7 @@ def _redis(folder: Path) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": ""}
-    options |= {"appendonly": "yes", "appendfsync": "always"}
+    options |= {"appendonly": "yes", "appendfsync": "always", "aof-load-truncated": "no"}
     command = [binary, *(f for k, v in options.items() for f in (f"--{k}", str(v)))]
     with _process(command, folder / "redis.log"):
         _wait_until_loaded(port)
