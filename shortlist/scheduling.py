@@ -18,19 +18,21 @@ __all__ = ["ask_for_short_turns"]
 
 _TURN_NS = 100_000  # the least that Linux takes
 _CALL = {"x86_64": 314, "aarch64": 274}  # sched_setattr, for which glibc has no name before 2.41
-_SCHED_OTHER = 0
 # size, policy, flags, nice, priority, runtime, deadline, period
 _ATTRIBUTES = struct.Struct("=IIQiIQQQ")
 
 
 def ask_for_short_turns() -> bool:
     """For this thread and those that it starts. False where the system knows no such request or
-    refuses it; then nothing has changed. Older Linux takes it, and does nothing.
+    refuses it, or where somebody has chosen another policy for this process (chrt(1)); then nothing
+    has changed. Older Linux takes it, and does nothing.
     """
     call = _CALL.get(platform.machine())
     if sys.platform != "linux" or call is None:
         return False
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        return False
     nice = os.getpriority(os.PRIO_PROCESS, 0)
-    wanted = _ATTRIBUTES.pack(_ATTRIBUTES.size, _SCHED_OTHER, 0, nice, 0, _TURN_NS, 0, 0)
+    wanted = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, _TURN_NS, 0, 0)
     system = ctypes.CDLL(None, use_errno=True)
     return bool(system.syscall(call, 0, ctypes.create_string_buffer(wanted), 0) == 0)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 # In a process of its own: the tests' own turns stay as they are.
 _PROGRAM = """
-import ctypes, json, os, struct, threading
+import ctypes, json, os, struct, sys, threading
 from shortlist.scheduling import ask_for_short_turns
 
 def attributes():
@@ -20,6 +22,7 @@ def attributes():
     found.append({"policy": policy, "nice": nice, "turn_ns": turn_ns})
 
 found = []
+os.sched_setscheduler(0, int(sys.argv[1]), os.sched_param(0))
 attributes()
 taken = ask_for_short_turns()
 later = threading.Thread(target=attributes)
@@ -34,17 +37,30 @@ linux = pytest.mark.skipif(
 )
 
 
+def asked(policy: int) -> dict[str, Any]:
+    """What a process of that policy, which is a little nice, is told, and how its threads go on."""
+    command = ["nice", "-n", "3", sys.executable, "-c", _PROGRAM, str(policy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 @linux
 def test_threads_that_come_later_have_short_turns_and_are_as_nice_as_before() -> None:
-    command = ["nice", "-n", "3", sys.executable, "-c", _PROGRAM]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout)
+    told = asked(os.SCHED_OTHER)
     assert told["taken"]
     assert told["after"]["policy"] == told["before"]["policy"]
     assert told["after"]["nice"] == told["before"]["nice"]
     release = tuple(map(int, platform.release().split(".")[:2]))
     if release >= (6, 12):
         assert told["after"]["turn_ns"] == 100_000 < told["before"]["turn_ns"]
+
+
+@linux
+def test_a_process_that_was_put_last_stays_last() -> None:
+    told = asked(os.SCHED_IDLE)
+    assert not told["taken"]
+    assert told["after"] == told["before"]
 
 
 def test_a_system_without_such_requests_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
