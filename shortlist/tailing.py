@@ -39,8 +39,13 @@ class _Reads:
         if task is None:
             task = asyncio.create_task(store.changes(after))
             self._under_way[after] = task
-            task.add_done_callback(lambda _: self._under_way.pop(after))
+            task.add_done_callback(lambda done: self._forget(after, done))
         return await asyncio.shield(task)
+
+    def _forget(self, after: int, task: asyncio.Task[Changes]) -> None:
+        del self._under_way[after]
+        if not task.cancelled():
+            task.exception()  # nobody may be left to hear of it
 
 
 _reads: WeakKeyDictionary[Store, _Reads] = WeakKeyDictionary()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -115,3 +116,23 @@ async def test_a_read_that_began_before_a_change_is_not_the_end_of_the_log() -> 
     store.go.set()
     await asyncio.gather(*catching_up)
     assert second.position.sequence == 2
+
+
+async def test_a_read_that_fails_when_nobody_waits_any_more_troubles_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Failing(SlowStore):
+        async def changes(self, after: int, limit: int = 10_000) -> Changes:
+            await super().changes(after, limit)
+            raise ProfilesUnavailable("closed")
+
+    store = Failing()
+    await store.append([an_event(1)])
+    tailer = LogTailer(store, lambda _: None)
+    tailer.start()
+    await until(lambda: store.reads > 0)
+    await tailer.close()
+    store.go.set()
+    await asyncio.sleep(0.01)
+    gc.collect()
+    assert caplog.records == []
