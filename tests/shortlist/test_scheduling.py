@@ -22,7 +22,10 @@ def attributes():
     found.append({"policy": policy, "nice": nice, "turn_ns": turn_ns})
 
 found = []
-os.sched_setscheduler(0, int(sys.argv[1]), os.sched_param(0))
+policy, nice = int(sys.argv[1]), os.getpriority(os.PRIO_PROCESS, 0)
+usual = struct.pack("=IIQiIQQQ", 48, policy, 0, nice, 0, 0, 0, 0)
+setter = {"x86_64": 314, "aarch64": 274}[os.uname().machine]
+assert ctypes.CDLL(None).syscall(setter, 0, ctypes.create_string_buffer(usual), 0) == 0
 attributes()
 taken = ask_for_short_turns()
 later = threading.Thread(target=attributes)
