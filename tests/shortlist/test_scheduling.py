@@ -12,7 +12,14 @@ import pytest
 # In a process of its own: the tests' own turns stay as they are.
 _PROGRAM = """
 import ctypes, json, os, struct, sys, threading
+import click
+from shortlist.process import service_options
 from shortlist.scheduling import ask_for_short_turns
+
+@click.command()
+@service_options("nothing")
+def service(arguments):
+    pass
 
 def attributes():
     buffer = ctypes.create_string_buffer(48)
@@ -27,7 +34,11 @@ usual = struct.pack("=IIQiIQQQ", 48, policy, 0, nice, 0, 0, 0, 0)
 setter = {"x86_64": 314, "aarch64": 274}[os.uname().machine]
 assert ctypes.CDLL(None).syscall(setter, 0, ctypes.create_string_buffer(usual), 0) == 0
 attributes()
-taken = ask_for_short_turns()
+if sys.argv[2] == "service":
+    service(["--workdir", "nowhere"], standalone_mode=False)
+    taken = True
+else:
+    taken = ask_for_short_turns()
 later = threading.Thread(target=attributes)
 later.start()
 later.join()
@@ -40,17 +51,18 @@ linux = pytest.mark.skipif(
 )
 
 
-def asked(policy: int) -> dict[str, Any]:
+def asked(policy: int, by: str = "itself") -> dict[str, Any]:
     """What a process of that policy, which is a little nice, is told, and how its threads go on."""
-    command = ["nice", "-n", "3", sys.executable, "-c", _PROGRAM, str(policy)]
+    command = ["nice", "-n", "3", sys.executable, "-c", _PROGRAM, str(policy), by]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
 @linux
-def test_threads_that_come_later_have_short_turns_and_are_as_nice_as_before() -> None:
-    told = asked(os.SCHED_OTHER)
+@pytest.mark.parametrize("by", ["itself", "service"])
+def test_threads_that_come_later_have_short_turns_and_are_as_nice_as_before(by: str) -> None:
+    told = asked(os.SCHED_OTHER, by)
     assert told["taken"]
     assert told["after"]["policy"] == told["before"]["policy"]
     assert told["after"]["nice"] == told["before"]["nice"]
