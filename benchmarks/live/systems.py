@@ -101,7 +101,7 @@ def running(system: System, folder: Path, terminal: Terminal) -> Iterator[str]:
         target = f"127.0.0.1:{port}"
         with terminal.step(f"starting {system.name}"):
             process = stack.enter_context(_process(command, folder / f"{system.name}.log"))
-            _wait_until_serving(target, process)
+            _wait_until_serving(target, process, folder / f"{system.name}.log")
         yield target
 
 
@@ -209,7 +209,7 @@ def _process(command: list[str], log: Path) -> Iterator[Process]:
                 process.wait()
 
 
-def _wait_until_serving(target: str, process: Process) -> None:
+def _wait_until_serving(target: str, process: Process, log: Path) -> None:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -223,10 +223,12 @@ def _wait_until_serving(target: str, process: Process) -> None:
                     return
             except grpc.RpcError:
                 pass
-            if process.poll() is not None or time.monotonic() > deadline:
+            if (code := process.poll()) is not None:
                 raise TierUnavailable(
-                    f"{target} does not serve after {_READY_S:.0f} s at most; see its log"
+                    f"{target} ended with exit code {code} at its start; see {log}"
                 )
+            if time.monotonic() > deadline:
+                raise TierUnavailable(f"{target} does not serve after {_READY_S:.0f} s; see {log}")
             time.sleep(0.1)
 
 
