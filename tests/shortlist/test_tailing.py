@@ -4,9 +4,11 @@ import asyncio
 import gc
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
+from shortlist import tailing
 from shortlist.live import CatalogItem, Changes
 from shortlist.stores import ProfilesUnavailable
 from shortlist.stores.memory import MemoryStore
@@ -136,3 +138,18 @@ async def test_a_read_that_fails_when_nobody_waits_any_more_troubles_nobody(
     await asyncio.sleep(0.01)
     gc.collect()
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("began_at", [100.001, 100.01, 100.02])
+async def test_followers_rest_until_the_same_moment(
+    began_at: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    await store.append([an_event(1)])
+    tailer = LogTailer(store, lambda _: None)
+    monkeypatch.setattr(tailing, "time", SimpleNamespace(monotonic=lambda: began_at))
+    for longest_s in (tailing._GATHER_S, tailing._POLL_S):  # after an event, and after nothing
+        rest_s = await tailer._step()
+        assert 0 < rest_s <= longest_s
+        rests = (began_at + rest_s) / longest_s
+        assert rests == pytest.approx(round(rests), abs=1e-6)
