@@ -2,6 +2,9 @@
 
 Each process's memory and descriptors are read every few seconds. After a warm-up, in which caches
 fill and every user is met, neither may grow by more than two per cent, and no call may fail.
+
+The store's cache of pages fills as its file grows, which takes minutes at the rate of a soak: a file
+that is larger than the cache is made first.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ _WARM_UP = 0.3  # of the time
 _SAMPLES = 200  # of a run, at most one a second
 _EVENTS_EVERY_S = 0.5
 _EVENTS = 10  # a call
+_EVENTS_BEFORE = 50_000  # some 25 MB of the store's file
+_MOST_EVENTS = 1000  # a call
 _CHANGES_EVERY_S = 2.0
 _FORM = "fast"
 
@@ -128,6 +133,8 @@ async def _soak(folder: Path, kind: str, users: int, seconds: float, rate: float
         running(folder, kind, _FORM, rankers=1) as system,
         AsyncClient(system.target, timeout_s=60, retries=False) as client,
     ):
+        for _ in range(_EVENTS_BEFORE // _MOST_EVENTS):
+            await _record(client, names, _MOST_EVENTS)
         load = PageLoad(client, names, rate=rate, watch=watch)
         async with load.running(), _background(client, names, errors):
             samples = await _sampled(system, seconds)
@@ -206,7 +213,7 @@ async def _repeat(
         await asyncio.sleep(every_s)
 
 
-async def _record(client: AsyncClient, users: Sequence[str]) -> None:
+async def _record(client: AsyncClient, users: Sequence[str], events: int = _EVENTS) -> None:
     rng = np.random.default_rng()
     await client.record_events(
         [
@@ -215,7 +222,7 @@ async def _record(client: AsyncClient, users: Sequence[str]) -> None:
                 user_id=users[int(rng.integers(len(users)))],
                 item_id=f"item-{int(rng.integers(2000)):08d}",
             )
-            for _ in range(_EVENTS)
+            for _ in range(events)
         ]
     )
 
