@@ -3,8 +3,8 @@
 Each process's memory and descriptors are read every few seconds. After a warm-up, in which caches
 fill and every user is met, neither may grow by more than two per cent, and no call may fail.
 
-The store's cache of pages fills as its file grows, which takes minutes at the rate of a soak: a file
-that is larger than the cache is made first.
+The store's cache of pages fills as its file grows, which takes minutes at the rate of a soak: a
+file that is larger than the cache is made first.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ __all__ = [
 
 FORMAT: Final = 2  # PRAGMA user_version of the file; 1 held imported profiles only
 
-# Of the writer's connection. The operating system holds the file's pages as well: events per second
-# are those of 64 MiB within what runs differ, and a process that serves reaches its size in minutes.
+# Of the writer's connection. The operating system holds the file's pages as well: as many events a
+# second are written as with 64 MiB, and a process that serves reaches its size within minutes.
 _CACHE_KIB = 8192
 _BUSY = 5  # sqlite3.SQLITE_BUSY
 _POLL_S = 0.001
