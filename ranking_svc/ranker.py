@@ -23,7 +23,7 @@ from shortlist.errors import ArtifactCorrupt, BudgetExceeded, InvalidField, Tier
 from shortlist.features import FeatureEncoder
 from shortlist.live import Changes
 from shortlist.memory import check_head_room
-from shortlist.short_work import ShortWork
+from shortlist.short_work import ShortWork, ends_by
 from shortlist.starting import starting_versions
 from shortlist.stores import Store
 from shortlist.tiers import (
@@ -270,12 +270,11 @@ class LocalRanker:
         """Raises `VersionNotServed`, `InvalidField` for an unknown model, `ScoresNotFinite`, or
         `BudgetExceeded` when it got no turn.
         """
-        asked = time.perf_counter()
+        end = ends_by(query.deadline_ms)
         with self.versions.asked(query.model_version) as generation:
 
             def answer() -> Scores:
-                waited_ms = (time.perf_counter() - asked) * 1000
-                if query.deadline_ms is not None and waited_ms >= query.deadline_ms:
+                if time.perf_counter() >= end:
                     raise BudgetExceeded(f"{query.deadline_ms} ms passed before scoring began")
                 return generation.score(query)
 

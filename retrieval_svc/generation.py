@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -118,8 +119,11 @@ class Generation:
     def sources(self) -> Mapping[str, Source]:
         return self.base.sources
 
-    def retrieve(self, query: RetrieveQuery, snapshot: Snapshot | None = None) -> RetrievedSlice:
-        """Ask the sources that have a quota. One that fails is reported; the others answer.
+    def retrieve(
+        self, query: RetrieveQuery, snapshot: Snapshot | None = None, end: float = math.inf
+    ) -> RetrievedSlice:
+        """Ask the sources that have a quota. One that fails is reported; the others answer. So is
+        one whose turn comes after `end` (`time.perf_counter`): late candidates are none.
 
         The answer is of `snapshot`, or of what was published. Raises `InvalidField` of `filter` for
         one that these items cannot answer.
@@ -130,11 +134,15 @@ class Generation:
         answers: list[SourceCandidates] = []
         failures: list[StageFailure] = []
         for name, k in query.quotas.items():
+            if time.perf_counter() >= end:
+                failures.append(_failure(name, "no time was left"))
+                continue
             try:
                 answers.append(self._ask(snapshot, name, questions, k))
             except Exception as error:
                 _log.exception("request %s: source %s failed", query.request_id, name)
-                failures.append(_failure(name, error))
+                # The text of a foreign error may hold anything; it is in the log.
+                failures.append(_failure(name, type(error).__name__))
         return RetrievedSlice(
             shard=self.shard,
             shards=self.shards,
@@ -233,8 +241,5 @@ def _dropped(questions: Sequence[Question]) -> dict[str, int]:
     return {reason: count for reason, count in counts.items() if count}
 
 
-def _failure(source: str, error: Exception) -> StageFailure:
-    # The text of a foreign error may hold anything; it is in the log.
-    return StageFailure(
-        stage=f"source/{source}", reason="SOURCE_FAILED", detail=type(error).__name__
-    )
+def _failure(source: str, detail: str) -> StageFailure:
+    return StageFailure(stage=f"source/{source}", reason="SOURCE_FAILED", detail=detail)

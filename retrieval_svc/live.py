@@ -7,6 +7,7 @@ the snapshot; when much has changed, another one builds a new base meanwhile.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import subprocess
 import tempfile
@@ -101,10 +102,10 @@ class LiveGeneration:
                 self._rebuilding = threading.Thread(target=self._rebuild, daemon=True)
                 self._rebuilding.start()
 
-    def retrieve(self, query: RetrieveQuery) -> RetrievedSlice:
+    def retrieve(self, query: RetrieveQuery, end: float = math.inf) -> RetrievedSlice:
         """As `Generation.retrieve`, of what there is now."""
         snapshot = self.snapshot
-        answer = self.generation.retrieve(query, snapshot)
+        answer = self.generation.retrieve(query, snapshot, end)
         if self._recall is not None:
             self._recall.offer(self.generation, snapshot, query, answer)
         return answer

@@ -15,7 +15,7 @@ from retrieval_svc.versions import TIER, LoadedGenerations
 from shortlist.artifacts import Artifact, ArtifactStore
 from shortlist.errors import ArtifactRefused, BudgetExceeded
 from shortlist.memory import check_head_room
-from shortlist.short_work import ShortWork
+from shortlist.short_work import ShortWork, ends_by
 from shortlist.starting import starting_versions
 from shortlist.stores import Store
 from shortlist.tiers import ItemCards, RetrievedSlice, RetrieveQuery, RetrieverStatus
@@ -98,14 +98,14 @@ class LocalRetriever:
 
     async def retrieve(self, query: RetrieveQuery) -> RetrievedSlice:
         """Raises `VersionNotServed`, or `BudgetExceeded` when no thread was free in time."""
-        expires = _expiry(query.deadline_ms)
+        end = ends_by(query.deadline_ms)
         with self.versions.asked(query.index_version) as generation:
             known = self.versions.position(generation.version)  # at least; before it is asked
 
             def answer() -> RetrievedSlice:
-                if time.perf_counter() >= expires:
+                if time.perf_counter() >= end:
                     raise BudgetExceeded(f"{query.deadline_ms} ms passed before the search began")
-                return generation.retrieve(query)
+                return generation.retrieve(query, end)
 
             # A new filter is first compared with every item of the slice.
             found = await self._work.run(answer, may_be_long=bool(query.filter))
@@ -152,7 +152,3 @@ def _refuse_other_shards(artifact: Artifact, shards: int) -> None:
         raise ArtifactRefused(
             f"{artifact.version} is divided over {others} shards, this system runs {shards}"
         )
-
-
-def _expiry(deadline_ms: float | None) -> float:
-    return float("inf") if deadline_ms is None else time.perf_counter() + deadline_ms / 1000

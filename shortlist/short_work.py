@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["ShortWork"]
+__all__ = ["ShortWork", "ends_by"]
 
 Result = TypeVar("Result")
 
+_RESERVE_MS = 2.0  # of a deadline, for packing the answer, its way, and unpacking it
 _SHORT_S = 0.010  # the event loop may stand still so long
 _FORGET = 0.95  # a piece of work that took long is remembered for some twenty shorter ones
+
+
+def ends_by(deadline_ms: float | None) -> float:
+    """By when (`time.perf_counter`) work has to end, so that who left it `deadline_ms` gets it."""
+    if deadline_ms is None:
+        return math.inf
+    return time.perf_counter() + (deadline_ms - _RESERVE_MS) / 1000
 
 
 class ShortWork:

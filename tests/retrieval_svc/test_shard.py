@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,12 +182,31 @@ async def test_a_query_that_waited_past_its_deadline_is_not_searched(
     source = WaitingSource()
     retriever = with_source(store, source)
     running = asyncio.create_task(retriever.retrieve(query()))
-    late = asyncio.create_task(retriever.retrieve(query(deadline_ms=1.0)))
-    await asyncio.sleep(0.02)  # the event loop is free while a source works
+    late = asyncio.create_task(retriever.retrieve(query(deadline_ms=50.0)))
+    await asyncio.sleep(0.06)  # the event loop is free while a source works
     source.go_on.set()
     with pytest.raises(BudgetExceeded):
         await late
     assert (await running).failures == ()
+
+
+async def test_a_source_that_takes_all_the_time_costs_the_sources_after_it_not_the_answer(
+    store: ArtifactStore,
+) -> None:
+    class Slow:
+        name = "two_tower"
+
+        def propose(self, query: SourceQuery, k: int) -> Hits:
+            time.sleep(0.1)
+            return np.zeros(1, np.int64), np.ones(1, np.float32)
+
+    publish(store, CATALOGUE)
+    asked = query(quotas={"two_tower": 5, "popular": 5}, deadline_ms=100.0)
+    answer = await with_source(store, Slow()).retrieve(asked)
+    assert [one.source for one in answer.sources] == ["two_tower"]
+    assert answer.failures == (
+        StageFailure(stage="source/popular", reason="SOURCE_FAILED", detail="no time was left"),
+    )
 
 
 class PlacedSource:

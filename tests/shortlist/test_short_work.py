@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shortlist.short_work import ShortWork
+from shortlist.short_work import ShortWork, ends_by
 
 LOOP = threading.main_thread().name
 
@@ -21,6 +21,13 @@ async def work() -> AsyncIterator[ShortWork]:
     work = ShortWork(1, name="worker", on_loop=True)
     yield work
     work.close()
+
+
+def test_work_ends_before_its_deadline_by_what_the_answer_takes() -> None:
+    now = time.perf_counter()
+    assert now + 0.090 < ends_by(100) < now + 0.100
+    assert ends_by(1) < now, "no work is that short"
+    assert ends_by(None) == float("inf")
 
 
 async def test_a_piece_that_comes_alone_is_done_on_the_loop(work: ShortWork) -> None:
