@@ -157,8 +157,9 @@ class _Seen:
     listings: list[_Listing] = field(default_factory=list)
     first_seen: dict[str, float] = field(default_factory=dict)  # version -> monotonic seconds
 
-    def p99_ms(self) -> float:
-        return _p99(self.latencies_ms)
+    def p99_ms(self, since: int = 0) -> float:
+        """Of the pages from number `since` on."""
+        return _p99(self.latencies_ms[since:])
 
     def p99_by_phase_ms(self) -> dict[str, float]:
         """While jobs train, and while replicas load and turn."""
@@ -311,6 +312,7 @@ class _Measuring:
         for number in range(self.rounds):
             for tiers in self.scenarios:
                 seed += 1
+                since = len(before.seen.latencies_ms), len(people.seen.latencies_ms)
                 async with before.asking():
                     await asyncio.sleep(self.seconds)
                 begun = len(people.seen.listings)
@@ -319,10 +321,13 @@ class _Measuring:
                     seconds = dict(zip(tiers, await asyncio.gather(*jobs), strict=True))
                 loaded = self._loaded()
                 seen.mixed += await _changed_pages(client, seen.listings[begun:], loaded)
-                taken.append({"round": number + 1, "redeployed": list(tiers), "seconds": seconds})
+                p99_ms = before.seen.p99_ms(since[0]), seen.p99_ms(since[1])
+                one = {"redeployed": list(tiers), "seconds": seconds, "p99_ms": p99_ms}
+                taken.append({"round": number + 1, **one})
                 terminal.err.print(
                     f"round {number + 1}, {' and '.join(tiers)}: "
                     + ", ".join(f"{one:.0f} s" for one in seconds.values())
+                    + f"; p99 {p99_ms[0]:.0f} -> {p99_ms[1]:.0f} ms"
                     + f"; {len(seen.failures)} failed, {seen.mixed} mixed"
                 )
         return taken
@@ -397,6 +402,9 @@ def _figures(
     during: _Seen,
     taken: list[dict[str, Any]],
 ) -> dict[str, Any]:
+    # Each redeploy is compared with the quiet stretch just before it, and the median one counts:
+    # one hiccup of the machine in 20 quiet seconds is their p99, and all stretches' together.
+    ratios = [one["p99_ms"][1] / one["p99_ms"][0] for one in taken]
     return {
         "rounds": rounds,
         "pages": len(during.latencies_ms),
@@ -413,7 +421,9 @@ def _figures(
             phase: round(value, 1) for phase, value in during.p99_by_phase_ms().items()
         },
         "slowest_ms": round(max(during.latencies_ms, default=0.0), 1),
-        "p99_ratio": round(during.p99_ms() / before.p99_ms(), 2),
+        "p99_ratio": round(float(np.median(ratios)), 2),
+        "p99_ratios": [round(one, 2) for one in ratios],
+        "p99_ratio_of_all_pages": round(during.p99_ms() / before.p99_ms(), 2),
         "job_to_serving_s": {
             "_and_".join(tiers): [
                 round(max(one["seconds"].values()), 1)

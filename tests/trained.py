@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shortlist.config import Config
 from shortlist.launch import child_environment, module_command, tethered
+from shortlist.locks import locked
 
 CONFIG = {
     "retrieval": {
@@ -46,8 +48,7 @@ class Trained:
     retrieval: dict[str, str]  # what the retrieval job printed: versions by tier
     ranking: dict[str, str]
     log: str  # stderr of both jobs
-    tmp: Path  # the jobs' folder for temporary files
-    home: Path  # the jobs' home folder
+    left: list[str]  # files in their temporary and home folders, and processes, after their end
 
     @property
     def artifacts(self) -> Path:
@@ -55,21 +56,16 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    """Read only: copy what a test changes."""
-    workdir, home = tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("home")
-    with short_tmp() as tmp:
-        _import_world(workdir)
-        retrieval = run_job("training.retrieval", workdir, tmp, home)
-        ranking = run_job("training.ranking", workdir, tmp, home)
-        yield Trained(
-            workdir=workdir,
-            retrieval=json.loads(retrieval.stdout),
-            ranking=json.loads(ranking.stdout),
-            log=retrieval.stderr + ranking.stderr,
-            tmp=tmp,
-            home=home,
-        )
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Read only: copy what a test changes. Made once for all of pytest's worker processes."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    made = shared / "trained.json"
+    with locked(shared / "trained.lock"):
+        if not made.exists():
+            made.write_text(json.dumps(_train(shared / "trained", shared / "trained-home")))
+    return Trained(workdir=shared / "trained", **json.loads(made.read_text()))
 
 
 @pytest.fixture
@@ -101,6 +97,24 @@ def processes_naming(text: str) -> list[str]:
         with contextlib.suppress(OSError):
             found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return [line for line in found if text in line]
+
+
+def _train(workdir: Path, home: Path) -> dict[str, Any]:
+    """The fields of a `Trained` but its workdir."""
+    workdir.mkdir()
+    home.mkdir()
+    with short_tmp() as tmp:
+        _import_world(workdir)
+        retrieval = run_job("training.retrieval", workdir, tmp, home)
+        ranking = run_job("training.ranking", workdir, tmp, home)
+        files = [str(path) for folder in (tmp, home) for path in folder.iterdir()]
+        processes = processes_naming(str(tmp)) + processes_naming(str(workdir))
+    return {
+        "retrieval": json.loads(retrieval.stdout),
+        "ranking": json.loads(ranking.stdout),
+        "log": retrieval.stderr + ranking.stderr,
+        "left": files + processes,
+    }
 
 
 def _import_world(workdir: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.serving.world import WorldShape, prepare
 from benchmarks.soak import MOST_GROWTH, Growth, main
+from shortlist.config import Config, ServingConfig
 
 
 def test_what_stays_has_not_grown() -> None:
@@ -30,14 +32,16 @@ def test_one_spike_is_no_growth() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", ["embedded", "distributed"])
-def test_a_soak_reads_every_process_and_nothing_fails(kind: str, tmp_path: Path) -> None:
-    # Too short to say what grows: `python -m benchmarks.soak` takes an hour for that.
-    options = f"--minutes 0.15 --rate 5 --items 2000 --users 100 --system {kind} --json"
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("kind", "minutes"), [("embedded", 0.15), ("distributed", 5)])
+def test_in_five_minutes_nothing_grows_and_nothing_fails(
+    kind: str, minutes: float, tmp_path: Path
+) -> None:
+    be_patient(tmp_path)
+    options = f"--minutes {minutes} --rate 5 --items 2000 --users 100 --system {kind} --json"
     done = CliRunner().invoke(main, [*options.split(), "--workdir", str(tmp_path)])
     result = json.loads(done.stdout)
-    assert result["pages"] > 20
+    assert result["pages"] > 200 * minutes
     assert result["failed_pages"] == 0
     assert result["incomplete_pages"] == 0
     assert result["failed_changes"] == {}
@@ -46,3 +50,18 @@ def test_a_soak_reads_every_process_and_nothing_fails(kind: str, tmp_path: Path)
         assert of_process["anonymous_mb"]["before"] > 10
         assert of_process["descriptors"]["before"] > 5
     assert done.exit_code == (0 if result["passed"] else 1)
+    if minutes >= 5:  # in a shorter time caches still fill
+        assert result["passed"], result["growth"]
+
+
+def be_patient(workdir: Path) -> None:
+    """A page that waits for the tests beside it is not what this is about."""
+    prepare(workdir, WorldShape(items=2000, users=100), lambda text: None)
+    config = Config.load(workdir / "shortlist.yaml")
+    patient = ServingConfig(
+        retrieval_budget_ms=30_000,
+        ranking_budget_ms=30_000,
+        describe_budget_ms=30_000,
+        request_budget_ms=90_000,
+    )
+    config.model_copy(update={"serving": patient}).save(workdir / "shortlist.yaml")
