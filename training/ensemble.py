@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.stats import t
 
-from ranking_svc.models import Outputs
+from ranking_svc.models import NETWORKS, Outputs
 from ranking_svc.models.ensemble import BLEND, Mixture, blend_outputs, mix
 from training.groups import Groups
 from training.judging import judge, ndcg_by_user
@@ -37,13 +38,14 @@ def fit_mixture(
     """Weights of the models whose `outputs` on the requests are float32 [R, g, H (+ 1)].
 
     Held-out requests are few, so learned weights are half noise, and equal ones are hard to beat
-    (Smith and Wallis 2009; Claeskens et al. 2016): the mixture is the mean of all models, with a
-    say of the blend, whose logarithmic scores on the requests are `fused`, float32 [R, g]; it errs
-    in other ways than models do. Others are taken only where they are surely better for users that
-    they were not learned from (a t-test over users, each judged by what the other half of the users
-    teaches): those on the way to the *learned* weights, and these. They minimise the loss that the
-    models were trained on, which is convex in them; of the way from the best model alone to there,
-    they are the point with the best nDCG@20.
+    (Smith and Wallis 2009; Claeskens et al. 2016): the mixture is the mean of the trees and of the
+    networks, which share what is due to their kind, with a say of the blend, whose logarithmic
+    scores on the requests are `fused`, float32 [R, g]; it errs in other ways than models do. Others
+    are taken only where they are surely better for users that they were not learned from (a t-test
+    over users, each judged by what the other half of the users teaches): those on the way to the
+    *learned* weights, and these. They minimise the loss that the models were trained on, which is
+    convex in them; of the way from the best model alone to there, they are the point with the best
+    nDCG@20.
     """
     requests = _Requests(outputs=outputs, groups=groups, rewards=rewards, fused=fused)
     return _mixtures(requests)[_first_but_good(_gains_of_others(requests))]
@@ -85,7 +87,7 @@ def _mixtures(requests: _Requests) -> list[Mixture]:
         logits = np.concatenate([logits, said[None].astype(np.float64)])
         names.append(BLEND)
     models = len(outputs)
-    equal = np.full(models, 1 / models)
+    equal = _equal(names[:models])
     shared = (learned[:models] + equal) / 2
     silent = np.zeros(len(names) - models)
     ways = [np.append(equal, silent + 1), np.append(shared, silent + 0.5)]
@@ -93,6 +95,14 @@ def _mixtures(requests: _Requests) -> list[Mixture]:
     biased = [np.append(way, _biases(way, logits, groups, rewards)) for way in ways]
     plain = np.concatenate([learned[:models], silent, learned[models:]])
     return [_mixture(unknown, names, rewards) for unknown in (*biased, plain)]
+
+
+def _equal(names: Sequence[str]) -> Doubles:
+    """As much for each kind of model, and within a kind for each model: networks on the same inputs
+    err alike, so two of them are not two opinions."""
+    kinds = ["network" if name in NETWORKS else name for name in names]
+    sizes = Counter(kinds)
+    return np.array([1 / (len(sizes) * sizes[kind]) for kind in kinds])
 
 
 def _gains_of_others(requests: _Requests) -> Doubles:

@@ -20,6 +20,7 @@ from ranking_svc.models.gbdt import open_gbdt
 from shortlist.errors import ArtifactRefused
 
 __all__ = [
+    "NETWORKS",
     "TRAINABLE",
     "Model",
     "Outputs",

@@ -73,6 +73,17 @@ def test_models_that_are_about_as_good_all_have_a_say() -> None:
     assert min(mixture.weights.values()) >= 1 / 6
 
 
+def test_two_networks_count_as_much_as_the_trees() -> None:
+    # Of what knows nothing, nothing is learned: the weights are those that they begin with.
+    rng = np.random.default_rng(0)
+    shape = GROUPS.head_labels.shape
+    names = ("dcn", "gbdt", "linear", *(f"another {n}" for n in range(17)))
+    chance = {name: rng.normal(size=shape).astype(np.float32) for name in names}
+    weights = fit_mixture(chance, GROUPS, REWARDS).weights
+    each = 1 / 19  # kinds
+    assert list(weights.values()) == pytest.approx([each / 2, each, each / 2, *[each] * 17])
+
+
 def test_the_blend_has_a_say_unless_it_surely_leads_astray() -> None:
     outputs = {"one": guess(2.0, 0), "two": guess(2.0, 1)}
     knows, misleads = (sign * guess(2.0, 3)[..., 0] for sign in (1, -3))
