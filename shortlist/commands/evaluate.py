@@ -17,16 +17,24 @@ __all__ = ["evaluate", "measure", "show_evaluation", "show_summary"]
 Result = Mapping[str, Any]
 
 _USERS = 2000
-_SYSTEMS = ("recall@20", "recall@100", "ndcg@20", "mrr", "coverage", "diversity", "novelty")
-_SUMMARY = ("recall@20", "ndcg@20", "coverage", "diversity")
+_SYSTEMS = (
+    "recall@20",
+    "ndcg@20",
+    "mrr",
+    "value@20",
+    "coverage",
+    "diversity",
+    "novelty",
+)
+_SUMMARY = ("recall@20", "ndcg@20", "value@20", "coverage", "diversity")
 _RETRIEVAL = ("recall@20", "recall@100", "recall@1000", "items")
 _RANKERS = (
     "auc",
     "gauc",
     "ndcg@20",
     "conditional_ndcg@20",
+    "value@20",
     "log_loss",
-    "log_loss_base_rate",
     "calibration_error",
 )
 _STAGES = ("items", "relevant", "share")
@@ -129,7 +137,7 @@ def _write_picture(result: Result, path: Path) -> None:
 def show_summary(result: Result, terminal: Terminal) -> None:
     """What matters most, in two small tables."""
     terminal.out.print(_table("systems", result["systems"], _SUMMARY))
-    terminal.out.print(_table("rankers", result["rankers"], ("auc", "ndcg@20")))
+    terminal.out.print(_table("rankers", result["rankers"], ("auc", "ndcg@20", "value@20")))
     terminal.out.print(_verdict(result))
 
 

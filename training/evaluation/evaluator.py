@@ -230,6 +230,7 @@ class _Evaluation:
         return Judge(
             catalogue=self._catalogue,
             relevant=[exam.relevant for exam in exams],
+            worth=[exam.worth for exam in exams],
             resamples=Resamples(len(exams), resamples=_RESAMPLES, seed=self._seed),
         )
 

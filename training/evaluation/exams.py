@@ -13,6 +13,7 @@ from shortlist.errors import ArtifactRefused
 from shortlist.tiers import Keys, UserContext
 from training.dataset import Dataset
 from training.lessons import moments, relevant_rows, users_at
+from training.rewards import Rewards
 from training.windows import Window
 
 __all__ = ["Exam", "exams_of", "sample"]
@@ -26,7 +27,8 @@ class Exam:
     user: UserContext  # with as much history as is served
     seen: Keys  # uint64 [s], ascending; never recommended
     known_events: int  # of the whole history
-    relevant: npt.NDArray[np.int32]  # item rows, liked in the test part and not seen before
+    relevant: npt.NDArray[np.int32]  # [r] item rows, liked in the test part and not seen before
+    worth: npt.NDArray[np.float64]  # [r], of what the user did with each, as declared
 
     def cut(self, events: int) -> Exam:
         """The same person with the newest `events` of the history only.
@@ -54,17 +56,21 @@ def exams_of(
         first_only=True,
     )
     exams = []
+    rewards = Rewards.of(dataset, window.known, config.ranking)
     user_ids = dataset.user_ids  # put together anew each time it is asked for
     for moment, user in zip(todo, users_at(dataset, todo), strict=True):
         if relevant := relevant_rows(dataset, moment):
             newest = user.history.last(config.serving.history_length)
+            liked = np.array(sorted(relevant), np.int32)
+            labels, _ = rewards.labels(dataset, moment.next, dataset.item_keys[liked])
             exams.append(
                 Exam(
                     user_id=user_ids[moment.user].as_py(),
                     user=replace(user, history=newest),
                     seen=np.unique(user.history.keys),
                     known_events=len(user.history),
-                    relevant=np.array(sorted(relevant), np.int32),
+                    relevant=liked,
+                    worth=labels @ rewards.weights,
                 )
             )
     if not exams:

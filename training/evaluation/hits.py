@@ -23,24 +23,35 @@ class Hits:
     user: Rows  # [h], place among the users
     place: Rows  # [h], on the user's list, 0 = first
     item: Rows  # [h], item row
+    worth: Doubles  # [h], what the user did with the item is worth
     relevant: Sequence[Rows]  # each user's relevant items
 
     @staticmethod
-    def of(lists: Iterable[Rows], relevant: Sequence[Rows], items: int) -> Hits:
-        """`lists` and `relevant` hold item rows below `items`, aligned by user."""
-        wanted = np.zeros(items, np.bool_)
-        places, found = [], []
-        for ranked, mine in zip(lists, relevant, strict=True):
+    def of(
+        lists: Iterable[Rows],
+        relevant: Sequence[Rows],
+        items: int,
+        worth: Sequence[Doubles] | None = None,
+    ) -> Hits:
+        """`lists` and `relevant` hold item rows below `items`, aligned by user; `worth` is aligned
+        with `relevant`, each item is worth 1 without it."""
+        wanted, worth_of = np.zeros(items, np.bool_), np.ones(items)
+        places, found, gains = [], [], []
+        for user, (ranked, mine) in enumerate(zip(lists, relevant, strict=True)):
             wanted[mine] = True
+            if worth is not None:
+                worth_of[mine] = worth[user]
             here = np.flatnonzero(wanted[ranked]).astype(np.int32)
             wanted[mine] = False
             places.append(here)
             found.append(ranked[here])
+            gains.append(worth_of[ranked[here]])
         users = np.repeat(np.arange(len(places)), [len(one) for one in places])
         return Hits(
             user=users.astype(np.int32),
             place=_joined(places),
             item=_joined(found),
+            worth=np.concatenate([np.empty(0), *gains]),
             relevant=relevant,
         )
 
@@ -52,6 +63,7 @@ class Hits:
             user=self.user[kept],
             place=self.place[kept],
             item=self.item[kept],
+            worth=self.worth[kept],
             relevant=[rows[items[rows]] for rows in self.relevant],
         )
 
@@ -67,6 +79,13 @@ class Hits:
 
     def recall(self, k: int) -> Doubles:
         return _ratio(self.found(k), self.wanted)
+
+    def value(self, k: int) -> Doubles:
+        """What each user did with the first `k` items is worth, all together."""
+        near = self.place < k
+        users = len(self.relevant)
+        value = np.bincount(self.user[near], weights=self.worth[near], minlength=users)
+        return np.where(self.wanted > 0, value, np.nan)
 
     def ndcg(self, k: int) -> Doubles:
         return self._ndcg(k, self.wanted)

@@ -43,6 +43,7 @@ def ranker_figures(
         f"ndcg@{PAGE}": hits.ndcg(PAGE),
         f"recall@{PAGE}": hits.recall(PAGE),
         "mrr": hits.mrr(),
+        f"value@{PAGE}": hits.value(PAGE),
         f"conditional_ndcg@{PAGE}": hits.conditional_ndcg(PAGE),
         f"conditional_recall@{PAGE}": hits.conditional_recall(PAGE),
     }

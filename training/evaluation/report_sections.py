@@ -168,10 +168,11 @@ def _systems(result: Result) -> Iterator[Plot | Table | str]:
         axis="nDCG@20, with 95 % intervals",
     )
     yield Table(
-        caption="All figures by system; intervals hold with 95 % confidence",
+        caption="All figures by system; intervals hold with 95 % confidence. The value is the "
+        "declared worth of what a person did with the first 20 items, all together",
         head=(
             "nDCG@20", "Recall@20", "nDCG@10", "nDCG@100", "Recall@100", "MRR",
-            "coverage", "Gini", "diversity", "novelty",
+            "value", "coverage", "Gini", "diversity", "novelty",
         ),
         rows=tuple(
             Row(name=label(name), cells=_system_cells(row), strong=name == "page")
@@ -186,6 +187,7 @@ def _system_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         with_interval(row.get(_CHOSEN), interval(row, _CHOSEN)),
         with_interval(row.get("recall@20"), interval(row, "recall@20")),
         *(decimal(row.get(name)) for name in ("ndcg@10", "ndcg@100", "recall@100", "mrr")),
+        decimal(row.get("value@20"), 3),
         percent(row.get("coverage")),
         *(decimal(row.get(name), 3) for name in ("gini", "diversity")),
         decimal(row.get("novelty"), 2),
@@ -197,7 +199,7 @@ def _comparisons(result: Result) -> Iterator[Table]:
     if found:
         yield Table(
             caption="The page minus each other system, person by person",
-            head=("nDCG@20", "Recall@20"),
+            head=("nDCG@20", "Recall@20", "value"),
             rows=tuple(
                 Row(name=label(name), cells=tuple(_change(row.get(one)) for one in _COMPARED))
                 for name, row in found.items()
@@ -206,7 +208,7 @@ def _comparisons(result: Result) -> Iterator[Table]:
         )
 
 
-_COMPARED = (_CHOSEN, "recall@20")
+_COMPARED = (_CHOSEN, "recall@20", "value@20")
 
 
 def _change(row: Any) -> str:
@@ -354,7 +356,7 @@ def _rankers(result: Result) -> Iterator[Plot | Table | str]:
         caption="The rankers",
         head=(
             "AUC", "GAUC", "log loss", "log loss of the base rate", "conditional nDCG@20",
-            "nDCG@20", "nDCG@20 beyond the blend's order",
+            "nDCG@20", "nDCG@20 beyond the blend's order", "value",
         ),
         rows=tuple(
             Row(
@@ -367,6 +369,7 @@ def _rankers(result: Result) -> Iterator[Plot | Table | str]:
                     _among(rankers, name, "conditional_ndcg@20"),
                     _among(rankers, name, _CHOSEN),
                     _change(row.get("gain_over_none")),
+                    _among(rankers, name, "value@20"),
                 ),
                 strong=name == (result.get("settings") or {}).get("ranker"),
             )

@@ -46,10 +46,11 @@ class Judge:
 
     catalogue: Catalogue
     relevant: Sequence[Rows]
+    worth: Sequence[Doubles]  # aligned with `relevant`
     resamples: Resamples
 
     def system(self, lists: Sequence[Rows]) -> System:
-        hits = Hits.of(lists, self.relevant, len(self.catalogue))
+        hits = Hits.of(lists, self.relevant, len(self.catalogue), self.worth)
         return System(hits=hits, pages=pages_of(lists))
 
     def figures(self, system: System) -> dict[str, Any]:
@@ -62,6 +63,7 @@ class Judge:
             "ndcg@20": hits.ndcg(20),
             "ndcg@100": hits.ndcg(100),
             "mrr": hits.mrr(),
+            "value@20": hits.value(20),
             "diversity": self.diversity(system.pages),
             "novelty": self.novelty(system.pages),
         }
@@ -127,21 +129,27 @@ def comparisons(
     systems: Mapping[str, System], sources: Sequence[str], rankers: Sequence[str], judge: Judge
 ) -> dict[str, Any]:
     """How far the page is ahead of every other system."""
-    worth = {name: system.hits.ndcg(PAGE) for name, system in systems.items()}
-    found = {name: system.hits.recall(PAGE) for name, system in systems.items()}
+    figures = {
+        name: {
+            f"ndcg@{PAGE}": system.hits.ndcg(PAGE),
+            f"recall@{PAGE}": system.hits.recall(PAGE),
+            f"value@{PAGE}": system.hits.value(PAGE),
+        }
+        for name, system in systems.items()
+    }
 
     def best(names: Sequence[str]) -> str:
-        return max(names, key=lambda name: mean_of(worth[name]))
+        return max(names, key=lambda name: mean_of(figures[name][f"ndcg@{PAGE}"]))
 
     return {
         "best_source": best(sources),
         "best_ranker": best(rankers),
         "page_minus": {
             name: {
-                f"ndcg@{PAGE}": difference(worth["page"], worth[name], judge.resamples),
-                f"recall@{PAGE}": difference(found["page"], found[name], judge.resamples),
+                what: difference(figures["page"][what], theirs, judge.resamples)
+                for what, theirs in of_system.items()
             }
-            for name in systems
+            for name, of_system in figures.items()
             if name != "page"
         },
     }

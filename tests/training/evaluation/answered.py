@@ -23,6 +23,7 @@ def exam_of(relevant: Sequence[int], *, known_events: int = 0) -> Exam:
         seen=np.unique(history.keys),
         known_events=known_events,
         relevant=np.array(relevant, np.int32),
+        worth=np.ones(len(relevant)),
     )
 
 

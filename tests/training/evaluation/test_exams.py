@@ -37,6 +37,14 @@ def test_the_user_is_known_by_as_much_history_as_is_served(dataset: Dataset) -> 
     assert exam.user.history.keys.tolist() == dataset.item_keys[25:30].tolist()
 
 
+def test_what_is_relevant_is_worth_what_the_configuration_declares(dataset: Dataset) -> None:
+    (plain,) = exams_of(dataset, window_of(dataset), Config(), users=10, seed=0)
+    assert plain.worth.tolist() == [1.0]
+    dear = Config.model_validate({"ranking": {"head_weights": {"interaction": 7.5}}})
+    (exam,) = exams_of(dataset, window_of(dataset), dear, users=10, seed=0)
+    assert exam.worth.tolist() == [7.5]
+
+
 def test_data_without_a_test_part_is_refused() -> None:
     dataset = tiny_dataset([0, 1], [0, 1])
     with pytest.raises(ArtifactRefused, match="test part"):

@@ -24,6 +24,7 @@ def judge() -> Judge:
             as_of_ms=0,
         ),
         relevant=[np.sort(rng.choice(ITEMS, 4, replace=False)).astype(np.int32)] * USERS,
+        worth=[np.array([1.0, 5.0, 0.0, 2.0])] * USERS,
         resamples=Resamples(USERS, resamples=50, seed=0),
     )
 
@@ -34,6 +35,18 @@ def lists() -> list[np.ndarray]:
     rng = np.random.default_rng(1)
     full = [rng.permutation(ITEMS).astype(np.int32)[:40] for _ in range(USERS - 2)]
     return [np.empty(0, np.int32), np.array([5], np.int32), *full]
+
+
+def test_the_value_of_a_page_is_the_declared_worth_of_all_that_came_of_it(
+    judge: Judge, lists: list[np.ndarray]
+) -> None:
+    of_item = dict(zip(judge.relevant[0].tolist(), judge.worth[0].tolist(), strict=True))
+    values = [sum(of_item.get(item, 0.0) for item in one[:20].tolist()) for one in lists]
+    assert max(values) > 0
+    figures = judge.figures(judge.system(lists))
+    assert figures["value@20"] == pytest.approx(np.mean(values))
+    lower, upper = figures["ci"]["value@20"]
+    assert lower <= figures["value@20"] <= upper
 
 
 def test_figures_of_pages_are_those_of_the_plain_measures(
