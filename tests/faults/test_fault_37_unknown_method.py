@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import grpc
 import pytest
 
@@ -37,10 +40,13 @@ async def test_a_method_that_this_version_does_not_serve_says_which() -> None:
 
 
 async def test_a_stream_that_this_version_does_not_serve_says_so() -> None:
+    # What is being sent when the refusal comes ends grpc.aio's call with an INTERNAL of its own.
+    async def nothing() -> AsyncIterator[events_pb2.StreamEventsRequest]:
+        await asyncio.Event().wait()
+        yield events_pb2.StreamEventsRequest()
+
     async with serving() as channel:
-        call = events_pb2_grpc.EventsStub(channel).StreamEvents(
-            iter([events_pb2.StreamEventsRequest(sequence=1)])
-        )
+        call = events_pb2_grpc.EventsStub(channel).StreamEvents(nothing())
         with pytest.raises(grpc.aio.AioRpcError, match="StreamEvents is not served") as caught:
             await call.read()
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
