@@ -52,8 +52,10 @@ up: $(INSTALLED) ## Serve the demo's workdir as separate processes (ARGS="--shar
 test: lint test-fast ## Lint, then every test
 	@$(WITH_TMP) $(BIN)/python -m pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# One more than there are cores: many tests wait.
 test-fast: $(INSTALLED) ## The tests that neither train nor start processes
-	@$(WITH_TMP) $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
+	@$(WITH_TMP) workers=$$($(BIN)/python -c 'import os; print(1 + (os.cpu_count() or 1))') && \
+	  $(BIN)/python -m pytest -m "not slow" -n $$workers --dist loadfile $(ARGS)
 
 lint: $(INSTALLED) ## Ruff, mypy, buf, and whether the generated stubs are up to date
 	$(BIN)/ruff check .
