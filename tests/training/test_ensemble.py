@@ -87,7 +87,7 @@ def test_two_networks_count_as_much_as_the_trees() -> None:
 def test_the_blend_has_a_say_unless_it_surely_leads_astray() -> None:
     outputs = {"one": guess(2.0, 0), "two": guess(2.0, 1)}
     knows, misleads = (sign * guess(2.0, 3)[..., 0] for sign in (1, -3))
-    assert fit_mixture(outputs, GROUPS, REWARDS, knows).weights[BLEND] >= 0.5
+    assert fit_mixture(outputs, GROUPS, REWARDS, knows).weights[BLEND] >= 0.25
     assert fit_mixture(outputs, GROUPS, REWARDS, misleads).weights[BLEND] == 0
 
 
@@ -100,6 +100,18 @@ def test_weights_that_are_only_good_for_whom_they_were_learned_from_are_not_take
     chance = {f"guess {n}": rng.normal(size=shape).astype(np.float32) for n in range(20)}
     weights = fit_mixture(chance, GROUPS, REWARDS).weights
     assert list(weights.values()) == pytest.approx([1 / 20] * 20)
+
+
+def test_what_few_users_say_decides_nothing() -> None:
+    outputs = {"one": guess(0.3, 0), "wrong": -guess(1.0, 1)}
+
+    def weights(users: int) -> list[float]:
+        few = GROUPS.take(np.arange(users))
+        said = {name: one[:users] for name, one in outputs.items()}
+        return list(fit_mixture(said, few, REWARDS).weights.values())
+
+    assert weights(29) == [0.5, 0.5]
+    assert weights(60)[1] == pytest.approx(0, abs=0.05)
 
 
 def test_many_requests_of_few_users_are_not_sure_of_anything() -> None:
