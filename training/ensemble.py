@@ -46,10 +46,10 @@ def fit_mixture(
     networks, which share what is due to their kind, with a say of the blend, whose logarithmic
     scores on the requests are `fused`, float32 [R, g]; it errs in other ways than models do. Others
     are taken only where they are surely better for users that they were not learned from (a t-test
-    over thirty users or more, each judged by what the other half of them teaches): those on the way to the
-    *learned* weights, and these. They minimise the loss that the models were trained on, which is
-    convex in them; of the way from the best model alone to there, they are the point with the best
-    nDCG@20.
+    over thirty users or more, each judged by what the other half of them teaches): those on the way
+    to the *learned* weights, and these. They minimise the loss that the models were trained on,
+    which is convex in them; of the way from the best model alone to there, they are the point with
+    the best nDCG@20.
     """
     requests = _Requests(outputs=outputs, groups=groups, rewards=rewards, fused=fused)
     return _mixtures(requests)[_first_but_good(_gains_of_others(requests))]
