@@ -37,9 +37,17 @@ from shortlist.errors import ArtifactCorrupt
 from shortlist.features import Encoded, FeatureEncoder
 from shortlist.tiers import Candidates, UserContext
 
-__all__ = ["FORMAT", "FeatureBuilder", "FeatureRows", "FeatureSpec", "ItemTable"]
+__all__ = [
+    "FORMAT",
+    "FeatureBuilder",
+    "FeatureRows",
+    "FeatureSpec",
+    "ItemTable",
+    "embedded_slots",
+]
 
-FORMAT: Final = 2  # of the columns and of what they are made from; grows when either changes
+FORMAT: Final = 3  # of the columns and of what they are made from; grows when either changes
+_MOST_VALUES = 100
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -87,6 +95,21 @@ class FeatureRows:
     unknown: int  # candidates without a row of their own
 
 
+def embedded_slots(item: FeatureEncoder, *, has_time: bool) -> tuple[tuple[int, int], ...]:
+    """First and last + 1 slots of the features of an item whose values get an embedding.
+
+    Words get none: they are too many for what a ranker learns from, and the history features know
+    them. Nor does, where there are times, anything else of many values: networks learn by heart
+    which of the creators people liked just then, and held-out users of the same days agree.
+    """
+    return tuple(
+        (feature.first_slot, feature.first_slot + feature.slots)
+        for feature in item.token_features
+        if feature.role not in ("text", "title")
+        and (len(feature.vocabulary) <= _MOST_VALUES or not has_time)
+    )
+
+
 class FeatureBuilder:
     """Builds `FeatureRows`; knows the order and the meaning of every column."""
 
@@ -117,13 +140,7 @@ class FeatureBuilder:
             EncodedColumns(user, context),
         )
         self.names: tuple[str, ...] = tuple(name for g in self._groups for name in g.names)
-        # Slots of the token features that get an embedding. Words get none: they are too many for
-        # what a ranker learns from, and the history features know them.
-        self.item_slots = tuple(
-            (feature.first_slot, feature.first_slot + feature.slots)
-            for feature in item.token_features
-            if feature.role not in ("text", "title")
-        )
+        self.item_slots = embedded_slots(item, has_time=spec.has_time)
 
     def over(self, table: ItemTable) -> FeatureBuilder:
         """The same features of other items."""

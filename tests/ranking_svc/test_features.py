@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ranking_svc.columns import HISTORY_LENGTH
-from ranking_svc.features import FORMAT, FeatureBuilder, FeatureSpec
+from ranking_svc.features import FORMAT, FeatureBuilder, FeatureSpec, embedded_slots
 from shortlist.errors import ArtifactCorrupt
 from shortlist.features import FeatureEncoder
 from shortlist.tiers import AttributeValue, Candidates, History, UserContext
@@ -399,6 +399,20 @@ def test_items_and_users_without_features_have_fewer_columns() -> None:
     assert built.item_slots == ()
 
 
+@pytest.mark.parametrize(
+    ("values", "has_time", "embedded"), [(100, True, 2), (101, True, 1), (101, False, 2)]
+)
+def test_values_that_are_many_get_no_embedding_where_there_are_times(
+    values: int, has_time: bool, embedded: int
+) -> None:
+    names = [f"creator {n}" for n in range(values)] * 2
+    item = FeatureEncoder.fit(
+        {"maker": names, "genre": ["a", "b"] * values, "about": ["some words"] * 2 * values},
+        {"maker": "creator", "genre": "categorical", "about": "text"},
+    )
+    assert len(embedded_slots(item, has_time=has_time)) == embedded
+
+
 def test_a_history_of_the_future_is_as_if_of_now() -> None:
     user = user_with((10, 1.0), time_ms=NOW_MS - 30 * DAY_MS)
     found = columns_of(builder(), user, candidates(10))
@@ -450,7 +464,7 @@ def test_a_spec_of_another_format_is_refused_and_says_what_to_do(tmp_path: Path)
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", f'{{"format": {FORMAT}}}', '{"format": 2, "sources": 1}', "7"],
+    ["", "[]", "{}", f'{{"format": {FORMAT}}}', f'{{"format": {FORMAT}, "sources": 1}}', "7"],
 )
 def test_a_file_that_is_no_spec_is_corrupt_and_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "spec.json"

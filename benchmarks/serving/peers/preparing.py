@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.serving.rankers import FORMS, load_weights
 from benchmarks.serving.world import Probes, retrieval_version
+from ranking_svc.features import FeatureSpec, embedded_slots
 from retrieval_svc.encoder import UserEncoder
 from retrieval_svc.slice_files import slice_folder
 from shortlist.artifacts import ArtifactStore
@@ -44,9 +45,10 @@ def prepare_peers(workdir: Path, tell: Tell) -> None:
 
 
 def item_slots(artifact: Path) -> list[tuple[int, int]]:
-    """Of the token features that have an embedding: all, as the world has no texts."""
+    """Of the token features that have an embedding."""
     encoder = FeatureEncoder.load(artifact / "item_features.json")
-    return [(one.first_slot, one.first_slot + one.slots) for one in encoder.token_features]
+    spec = FeatureSpec.load(artifact / "spec.json")
+    return list(embedded_slots(encoder, has_time=spec.has_time))
 
 
 async def _write_users(workdir: Path, folder: Path) -> None:
