@@ -94,7 +94,7 @@ def _mixtures(requests: _Requests) -> list[Mixture]:
     equal = _equal(names[:models])
     shared = (learned[:models] + equal) / 2
     silent = np.zeros(len(names) - models)
-    ways = [np.append(equal, silent + _OF_BLEND), np.append(shared, silent + _OF_BLEND / 2)]
+    ways = [np.append(equal, silent + _OF_BLEND), np.append(shared, silent + _OF_BLEND)]
     ways.append(np.append(shared, silent))
     biased = [np.append(way, _biases(way, logits, groups, rewards)) for way in ways]
     plain = np.concatenate([learned[:models], silent, learned[models:]])
