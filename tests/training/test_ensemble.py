@@ -38,7 +38,13 @@ def test_models_that_know_different_things_are_better_together() -> None:
         single = judge(alone, GROUPS, REWARDS)
         assert together["held_out_loss"] < single["held_out_loss"]
         assert together["ndcg@20"] > single["ndcg@20"]
-    assert mixture.weights["one"] > mixture.weights["three"] > 0
+    assert mixture.weights["one"] >= mixture.weights["three"] > 0
+
+
+def test_a_gain_that_is_small_is_not_worth_leaving_the_mean_for() -> None:
+    outputs = {"one": guess(2.0, 0), "two": guess(2.0, 1), "worse": guess(3.0, 2)}
+    weights = fit_mixture(outputs, GROUPS, REWARDS).weights
+    assert list(weights.values()) == pytest.approx([1 / 3] * 3)
 
 
 def test_a_model_that_knows_nothing_gets_no_say() -> None:
