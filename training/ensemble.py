@@ -27,8 +27,8 @@ _STEPS = 100
 _POINTS = 9  # of the way
 _FEWEST = 4  # users that can be divided
 _SURE = 0.975  # of Student's distribution, for as many users as there are
-# Of the nDCG. Held-out users are of the same days as the lessons: on later ones smaller gains turned
-# out as losses as often as not.
+# Of the nDCG. Held-out users are of the same days as the lessons: smaller gains turned out as losses
+# on later users as often as not.
 _WORTH_IT = 0.1
 _ENOUGH = 30  # users: what fewer say is chance, however sure the distribution is
 # What the blend counts beside models that count 1 together. Of 0 to 1, good or best on the test
@@ -50,9 +50,9 @@ def fit_mixture(
     scores on the requests are `fused`, float32 [R, g]; it errs in other ways than models do. Others
     are taken only where some are surely better by a tenth for users that they were not learned from
     (a t-test over thirty users or more, each judged by what the other half of them teaches): those
-    on the way to the *learned* weights, and these. They minimise the loss that the models were trained on,
-    which is convex in them; of the way from the best model alone to there, they are the point with
-    the best nDCG@20.
+    on the way to the *learned* weights, and these. They minimise the loss that the models were
+    trained on, which is convex in them; of the way from the best model alone to there, they are the
+    point with the best nDCG@20.
     """
     requests = _Requests(outputs=outputs, groups=groups, rewards=rewards, fused=fused)
     return _mixtures(requests)[_first_but_good(_gains_of_others(requests))]
