@@ -27,8 +27,8 @@ _STEPS = 100
 _POINTS = 9  # of the way
 _FEWEST = 4  # users that can be divided
 _SURE = 0.975  # of Student's distribution, for as many users as there are
-# Of the nDCG. Held-out users are of the same days as the lessons: smaller gains turned out as losses
-# on later users as often as not.
+# Of the nDCG. Held-out users are of the same days as the lessons: on later users smaller gains
+# turned out as losses as often as not.
 _WORTH_IT = 0.1
 _ENOUGH = 30  # users: what fewer say is chance, however sure the distribution is
 # What the blend counts beside models that count 1 together. Of 0 to 1, good or best on the test
