@@ -322,8 +322,14 @@ class _Measuring:
                 loaded = self._loaded()
                 seen.mixed += await _changed_pages(client, seen.listings[begun:], loaded)
                 p99_ms = before.seen.p99_ms(since[0]), seen.p99_ms(since[1])
-                one = {"redeployed": list(tiers), "seconds": seconds, "p99_ms": p99_ms}
-                taken.append({"round": number + 1, **one})
+                taken.append(
+                    {
+                        "round": number + 1,
+                        "redeployed": list(tiers),
+                        "seconds": seconds,
+                        "p99_ms": p99_ms,
+                    }
+                )
                 terminal.err.print(
                     f"round {number + 1}, {' and '.join(tiers)}: "
                     + ", ".join(f"{one:.0f} s" for one in seconds.values())

@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 FORMAT: Final = 3  # of the columns and of what they are made from; grows when either changes
-_MOST_VALUES = 100
+_MOST_VALUES = 100  # between the two dozen genres that helped and the 400 creators that did not
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

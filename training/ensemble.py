@@ -25,7 +25,6 @@ Doubles = npt.NDArray[np.float64]
 
 _STEPS = 100
 _POINTS = 9  # of the way
-_FEWEST = 4  # users that can be divided
 _SURE = 0.975  # of Student's distribution, for as many users as there are
 # Of the nDCG. Held-out users are of the same days as the lessons: on later users smaller gains
 # turned out as losses as often as not.
@@ -55,7 +54,10 @@ def fit_mixture(
     point with the best nDCG@20.
     """
     requests = _Requests(outputs=outputs, groups=groups, rewards=rewards, fused=fused)
-    return _mixtures(requests)[_first_but_good(_gains_of_others(requests))]
+    mixtures = _mixtures(requests)
+    if len(requests.gains(mixtures[0])) < _ENOUGH:
+        return mixtures[0]
+    return mixtures[_first_but_good(_gains_of_others(requests))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +116,9 @@ def _equal(names: Sequence[str]) -> Doubles:
 
 def _gains_of_others(requests: _Requests) -> Doubles:
     """nDCG@20 of each of `_mixtures` for each user, taught by the other half of the users."""
-    users, place = np.unique(requests.groups.user, return_inverse=True)
-    if len(users) < _FEWEST:
-        halves = [(requests, requests)]
-    else:
-        odd = place % 2 == 1
-        halves = [(requests.take(one), requests.take(~one)) for one in (odd, ~odd)]
+    _, place = np.unique(requests.groups.user, return_inverse=True)
+    odd = place % 2 == 1
+    halves = [(requests.take(one), requests.take(~one)) for one in (odd, ~odd)]
     return np.concatenate(
         [[asked.gains(mixture) for mixture in _mixtures(taught)] for taught, asked in halves],
         axis=1,
@@ -130,8 +129,6 @@ def _first_but_good(gains: Doubles) -> int:
     """The first row that the best is not surely better than; than the very first, by what is worth
     to leave it for."""
     users = gains.shape[1]
-    if users < _ENOUGH:
-        return 0
     best = gains[gains.mean(axis=1).argmax()]
     short = best - gains
     short[0] -= _WORTH_IT * best

@@ -17,8 +17,8 @@ __all__ = ["liked_spectrum", "spectral_vectors"]
 Floats = npt.NDArray[np.float32]
 
 # A matrix entry is weight / (weight of the user ** _OF_USER * weight of the item ** _OF_ITEM). Of
-# pairs of exponents tried on held-out items of three data sets these are good on all: evening out
-# users or items more is a little better on one and much worse on another.
+# the pairs of exponents that were tried on held-out items of three data sets, these are best on
+# none and good on all (docs/published.md).
 _OF_USER = 0.3
 _OF_ITEM = 0.4
 _LONGEST = 6.0  # times the root mean square of the lengths: longer ones are cut, and are 1 then

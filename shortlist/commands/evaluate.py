@@ -33,8 +33,8 @@ _RANKERS = (
     "gauc",
     "ndcg@20",
     "conditional_ndcg@20",
-    "value@20",
     "log_loss",
+    "log_loss_base_rate",
     "calibration_error",
 )
 _STAGES = ("items", "relevant", "share")

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from benchmarks.serving.world import WorldShape, prepare
 from benchmarks.soak import MOST_GROWTH, Growth, main
 from shortlist.config import Config, ServingConfig
+from tests.trained import CONFIG
 
 
 def test_what_stays_has_not_grown() -> None:
@@ -58,10 +59,5 @@ def be_patient(workdir: Path) -> None:
     """A page that waits for the tests beside it is not what this is about."""
     prepare(workdir, WorldShape(items=2000, users=100), lambda text: None)
     config = Config.load(workdir / "shortlist.yaml")
-    patient = ServingConfig(
-        retrieval_budget_ms=30_000,
-        ranking_budget_ms=30_000,
-        describe_budget_ms=30_000,
-        request_budget_ms=90_000,
-    )
+    patient = ServingConfig.model_validate(CONFIG["serving"])
     config.model_copy(update={"serving": patient}).save(workdir / "shortlist.yaml")

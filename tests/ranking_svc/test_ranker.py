@@ -325,11 +325,12 @@ def test_a_version_whose_scores_are_not_finite_is_not_loaded(tmp_path: Path) -> 
         RankerGeneration.open(artifact, RankingConfig(engine="numpy"))
 
 
+@pytest.mark.parametrize("deadline_ms", [0.0, 1.0])  # a millisecond is less than the answer takes
 async def test_a_question_whose_deadline_passed_in_the_queue_is_not_scored(
-    local: LocalRanker,
+    local: LocalRanker, deadline_ms: float
 ) -> None:
     with pytest.raises(BudgetExceeded, match="passed before scoring began"):
-        await local.score(a_query(KEYS, deadline_ms=0.0))
+        await local.score(a_query(KEYS, deadline_ms=deadline_ms))
 
 
 @pytest.mark.parametrize(("on_loop", "thread"), [(False, "ranker_0"), (True, "MainThread")])

@@ -45,7 +45,8 @@ def exams_of(
 ) -> list[Exam]:
     """At most `users` random test users, in order of their rows.
 
-    Raises `ArtifactRefused` when there is none.
+    Raises `ArtifactRefused` when there is none, and `InvalidField` when the configuration declares
+    the worth of a head that the data lacks.
     """
     todo = moments(
         dataset,
