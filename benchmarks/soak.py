@@ -55,6 +55,7 @@ class Growth:
 
     before: float
     after: float
+    samples: tuple[float, ...] = ()  # that they are of: whether it crept or took a step
 
     @property
     def share(self) -> float:
@@ -65,7 +66,20 @@ class Growth:
         """Of samples at equal distances, from the start on."""
         warm = samples[round(_WARM_UP * len(samples)) :]
         third = max(1, len(warm) // 3)
-        return Growth(before=float(np.median(warm[:third])), after=float(np.median(warm[-third:])))
+        return Growth(
+            before=float(np.median(warm[:third])),
+            after=float(np.median(warm[-third:])),
+            samples=tuple(samples),
+        )
+
+    def as_object(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "before": self.before,
+            "after": self.after,
+            "share": self.share,
+            "samples": [round(sample, 2) for sample in self.samples],
+        }
 
 
 @dataclass(slots=True, kw_only=True)
@@ -153,10 +167,7 @@ async def _soak(folder: Path, kind: str, users: int, seconds: float, rate: float
         "incomplete_pages": incomplete,
         "failed_changes": dict(errors.counts),
         "growth": {
-            name: {
-                what: {"before": one.before, "after": one.after, "share": one.share}
-                for what, one in of_process.items()
-            }
+            name: {what: one.as_object() for what, one in of_process.items()}
             for name, of_process in growth.items()
         },
         "worst_growth": worst,
