@@ -181,25 +181,29 @@ class SimilarityColumns:
 
     _PARTS = ("newest", "newest_3", "recent", "mean", "max", "passed")
 
-    def __init__(self, kind: str, vectors: Floats) -> None:
-        self._vectors = vectors  # float32 [n + 1, d], unit length or zeros
+    def __init__(self, kind: str, table: ItemTable, vectors: Floats) -> None:
+        self._table = table
+        self._vectors = vectors  # float32 [n + 1, d], a column of the table, unit length or zeros
         self.names = tuple(f"history:{kind}_{part}" for part in self._PARTS)
 
     def fill(self, question: Question, out: Floats) -> None:
-        vectors, liked, passed = self._vectors, question.liked, question.passed
+        liked, passed = question.liked, question.passed
         if len(liked) + len(passed) == 0:
             return
-        mine = vectors.take(question.items, axis=0)
+        mine = self._of(question.items)
         if len(liked):
             recency = _recency(len(liked))
-            similarity = vectors[liked.rows] @ mine.T  # [h, n]
+            similarity = self._of(liked.rows) @ mine.T  # [h, n]
             out[0] = similarity[-1]
             out[1] = similarity[-3:].mean(axis=0)
             out[2] = (recency / recency.sum()).astype(np.float32) @ similarity
             out[3] = similarity.mean(axis=0)
             out[4] = similarity.max(axis=0)
         if len(passed):
-            out[5] = mine @ vectors[passed.rows].mean(axis=0)
+            out[5] = mine @ self._of(passed.rows).mean(axis=0)
+
+    def _of(self, rows: Rows) -> Floats:
+        return self._vectors.take(self._table.learned_rows(rows), axis=0)
 
 
 class CooccurrenceColumns:
@@ -236,6 +240,7 @@ class CooccurrenceColumns:
 
         Costs what candidates and history cost, whatever the size of the catalogue.
         """
+        past = self._table.learned_rows(past)
         neighbours = self._table.neighbours[past].ravel()
         affinities = self._table.affinities[past]
         found, columns = among.find(neighbours, unknown=len(self._table.keys))

@@ -56,7 +56,9 @@ class ItemCounts:
 
     @staticmethod
     def load(folder: Path, n: int) -> ItemCounts:
-        """Raises `ArtifactCorrupt` or `ArtifactRefused` unless the files are those of n items."""
+        """Maps the files. Raises `ArtifactCorrupt` or `ArtifactRefused` unless they are those of n
+        items.
+        """
         columns = {name: _load(folder / f"{name}.npy", dtype) for name, dtype in _COLUMNS.items()}
         path = folder / "settings.json"
         try:
@@ -73,10 +75,14 @@ class ItemCounts:
         counts._check(folder, n)
         return counts
 
-    def statistics(self) -> Floats:
-        """float32 [n, len(statistics_names)]"""
+    def statistics(self, rows: slice = slice(None)) -> Floats:
+        """float32 [n, len(statistics_names)], or of some rows."""
         return statistics(
-            self.speeds, self.speeds.mean(axis=0), self.events, self.values, self.valued
+            self.speeds[rows],
+            self.speeds.mean(axis=0),
+            self.events[rows],
+            self.values[rows],
+            self.valued[rows],
         )
 
     def _check(self, folder: Path, n: int) -> None:
@@ -134,7 +140,7 @@ def statistics(
 
 def _load(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     try:
-        column = np.load(path, allow_pickle=False)
+        column = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ArtifactCorrupt(f"{path} is unreadable: {error}") from error
     if column.dtype != dtype:

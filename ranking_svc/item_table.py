@@ -23,8 +23,8 @@ class ItemTable:
     """Everything about items, n rows in key order and a last row of zeros for unknown items."""
 
     keys: npt.NDArray[np.uint64]  # uint64 [n], ascending
-    vectors: Floats  # float32 [n + 1, d], unit length
-    factors: Floats  # float32 [n + 1, f], unit length or zeros: directions of common taste
+    vectors: Floats  # float32 [n + 1, d], unit length; at `learned_rows`
+    factors: Floats  # float32 [n + 1, f], unit length or zeros: directions of common taste; alike
     statistics: Floats  # float32 [n + 1, k]: popularity at several speeds, mean value, ...
     published_ms: npt.NDArray[np.int64]  # int64 [n + 1], 0 = unknown
     first_event_ms: npt.NDArray[np.int64]  # int64 [n + 1], 0 = never
@@ -33,8 +33,9 @@ class ItemTable:
     token_weights: Floats  # float32 [n + 1, slots]
     numeric: Floats  # float32 [n + 1, m]
     places: Floats  # float32 [n + 1, p, 3], points of the unit sphere, zeros = unknown
-    neighbours: npt.NDArray[np.int32]  # int32 [n + 1, j], rows of co-occurring items, n = none
-    affinities: Floats  # float32 [n + 1, j], cosine of co-occurrence, 0 = none
+    # int32 [n + 1, j], rows of co-occurring items, n = none; at `learned_rows`
+    neighbours: npt.NDArray[np.int32]
+    affinities: Floats  # float32 [n + 1, j], cosine of co-occurrence, 0 = none; alike
     token_shares: Floats  # float32 [item vocabulary], share of all interactions
 
     def save(self, folder: Path) -> None:
@@ -44,7 +45,9 @@ class ItemTable:
 
     @staticmethod
     def load(folder: Path) -> ItemTable:
-        """Raises `ArtifactCorrupt` or `ArtifactRefused`."""
+        """Maps the files: what is not written to is shared by all processes of a host, and takes
+        memory as far as requests touch it. Raises `ArtifactCorrupt` or `ArtifactRefused`.
+        """
         table = ItemTable(**{field.name: _load(folder, field.name) for field in fields(ItemTable)})
         table.check()
         return table
@@ -70,6 +73,12 @@ class ItemTable:
         """float32 [len(rows), k]"""
         return self.statistics.take(rows, axis=0)
 
+    def learned_rows(self, rows: Rows) -> Rows:
+        """Rows of what only training writes, for `rows` of all the rest: of items that it did not
+        know, the row of unknown ones.
+        """
+        return np.minimum(rows, len(self.keys))
+
     def rows_of(self, keys: Keys) -> Rows:
         """Rows of `keys`; `len(self.keys)` for unknown ones."""
         unknown = len(self.keys)
@@ -81,6 +90,7 @@ class ItemTable:
 
 def _load(folder: Path, name: str) -> npt.NDArray[Any]:
     try:
-        return np.load(folder / f"{name}.npy", allow_pickle=False)
+        # A plain array: each index into a memmap makes another memmap, which takes longer.
+        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError) as error:
         raise ArtifactCorrupt(f"items/{name}.npy is unreadable: {error}") from error

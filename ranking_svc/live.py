@@ -31,6 +31,16 @@ _log = logging.getLogger(__name__)
 # Rows kept free for new items: as many as there are, at least so many. They cost no memory before
 # they are used.
 _LEAST_SPARE = 200_000
+# Columns that changes write to; of the others there is what was trained.
+_WRITTEN = (
+    "published_ms",
+    "first_event_ms",
+    "last_event_ms",
+    "tokens",
+    "token_weights",
+    "numeric",
+    "places",
+)
 # Half-lives after which counts are told as of a later moment, so that no number grows too large.
 _STEP = 64.0
 
@@ -78,7 +88,8 @@ class LiveItemTable(ItemTable):
     """n rows in key order, the row of zeros for unknown items, then rows of new items.
 
     New items have attributes and counts. Vectors, tastes and neighbours come with the next
-    training: until then they are zeros, as of an item that nobody has met.
+    training: until then they are those of the row for unknown items, and the columns of these are
+    the files, to which nobody writes. `statistics` is not kept up to date: see `statistics_of`.
     """
 
     __slots__ = ("_encoder", "_located", "_state")
@@ -102,12 +113,9 @@ class LiveItemTable(ItemTable):
             )
         n = len(table.keys)
         rows = n + 1 + max(n, _LEAST_SPARE)
-        aligned = {
-            field.name: _with_room(getattr(table, field.name), rows)
-            for field in fields(ItemTable)
-            if field.name not in ("keys", "token_shares")
-        }
-        live = LiveItemTable(keys=table.keys, token_shares=table.token_shares, **aligned)
+        columns = {field.name: getattr(table, field.name) for field in fields(ItemTable)}
+        columns |= {name: _with_room(columns[name], rows) for name in _WRITTEN}
+        live = LiveItemTable(**columns)
         state = _State(
             counts=replace(
                 counts,
@@ -167,7 +175,6 @@ class LiveItemTable(ItemTable):
         self.numeric[items.rows] = items.numeric
         self.published_ms[items.rows] = items.published_ms
         self.places[items.rows] = items.places
-        self.neighbours[items.rows[items.new]] = len(self.keys)
         refresh(items.rows)
         self._let_be_found(items.keys[items.new], items.rows[items.new])
 

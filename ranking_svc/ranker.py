@@ -41,6 +41,7 @@ __all__ = ["ITEM_COUNTS", "LocalRanker", "RankerGeneration", "ScoresNotFinite", 
 TIER = "ranking"
 ITEM_COUNTS = "item_counts"  # folder of an artifact
 _WARM_UP_ROWS = 1000
+_CHECKED_AT_ONCE = 1_000_000  # rows: what that takes for a moment is not to matter
 
 
 class ScoresNotFinite(TierUnavailable):
@@ -186,8 +187,10 @@ def open_live_table(
     counts = ItemCounts.load(artifact.path / ITEM_COUNTS, len(table.keys))
     if builder.spec.statistics != statistics_names(len(counts.half_lives_ms)):
         raise ArtifactCorrupt(f"{ITEM_COUNTS}: its half-lives lead to other statistics")
-    if not np.allclose(counts.statistics(), table.statistics[:-1], atol=1e-4):
-        raise ArtifactCorrupt(f"{ITEM_COUNTS}: says other than items/statistics.npy")
+    for start in range(0, len(table.keys), _CHECKED_AT_ONCE):
+        rows = slice(start, min(start + _CHECKED_AT_ONCE, len(table.keys)))
+        if not np.allclose(counts.statistics(rows), table.statistics[rows], atol=1e-4):
+            raise ArtifactCorrupt(f"{ITEM_COUNTS}: says other than items/statistics.npy")
     return LiveItemTable.of(table, counts, builder.item, meta.located)
 
 

@@ -59,6 +59,7 @@ ENGINES = ("onnx", "numpy", "savedmodel")
 NUMBER_CLIP = 4.0  # standard deviations
 ONNX_FILE, SAVED_MODEL_FOLDER, WEIGHTS_FOLDER = "model.onnx", "saved_model", "weights"
 _DESCRIPTION = "network.json"
+_POOLED_AT_ONCE = 100_000  # items: what that takes for a moment is not to matter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +222,9 @@ class InputAssembler:
         width = len(slots) * weights.item_tokens.shape[1]
         # float32 [rows of the table, features * t]; rows of no item yet take no memory
         self._items = np.zeros((len(table.tokens), width), np.float32)
-        self.refresh(np.arange(len(table.keys) + 1))
+        rows = len(table.keys) + 1
+        for start in range(0, rows, _POOLED_AT_ONCE):
+            self.refresh(np.arange(start, min(start + _POOLED_AT_ONCE, rows)))
         sides = (weights.user_tokens, weights.context_tokens)
         width = len(weights.mean) + self._items.shape[1]
         width += sum(table.shape[1] for table in sides if len(table) > 1)

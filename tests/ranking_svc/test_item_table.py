@@ -28,6 +28,16 @@ def test_a_saved_table_is_read_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(loaded, field.name), getattr(table(), field.name))
 
 
+def test_a_loaded_table_is_its_files(tmp_path: Path) -> None:
+    table().save(tmp_path)
+    loaded = ItemTable.load(tmp_path)
+    for field in fields(ItemTable):
+        column = getattr(loaded, field.name)
+        assert type(column) is np.ndarray  # each index into a memmap makes another one
+        assert not column.flags.writeable
+        assert not column.flags.owndata
+
+
 @pytest.mark.parametrize("name", [field.name for field in fields(ItemTable)])
 def test_a_column_that_is_missing_or_garbage_is_refused_and_named(
     tmp_path: Path, name: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,18 @@ def nothing(rows: Any) -> None: ...
 # --- the table ---
 
 
+def test_what_only_training_writes_is_the_table_s_and_the_rest_a_copy() -> None:
+    builder, untouched = random_builder(), random_builder().table
+    table = builder.table
+    live = LiveItemTable.of(table, random_counts(), builder.item, ["at"])
+    for name in ("vectors", "factors", "neighbours", "affinities"):
+        assert getattr(live, name) is getattr(table, name)
+    live.follow(changes_of(NEW_ITEMS, [("item-3", NOW_MS, 1.0, 5.0)]), nothing)
+    for field in fields(ItemTable):
+        before = getattr(untouched, field.name)
+        np.testing.assert_array_equal(getattr(table, field.name), before)
+
+
 def test_before_anything_happens_it_is_the_table_that_was_trained() -> None:
     table, live = random_builder().table, a_table()
     rows = np.array([0, 7, 39, len(KEYS)])
@@ -103,9 +115,11 @@ def test_new_items_have_rows_and_attributes_and_nothing_that_must_be_learned() -
     np.testing.assert_array_equal(live.numeric[rows], encoded.numeric)
     assert live.published_ms[rows].tolist() == [NOW_MS - DAY_MS, 0, 0]
     assert np.linalg.norm(live.places[rows], axis=2)[:, 0].tolist() == pytest.approx([1, 0, 0])
-    assert not live.vectors[rows].any()
-    assert not live.factors[rows].any()
-    assert (live.neighbours[rows] == len(KEYS)).all()
+    learned = live.learned_rows(rows)
+    assert not live.vectors[learned].any()
+    assert not live.factors[learned].any()
+    assert not live.affinities[learned].any()
+    assert (live.neighbours[learned] == len(KEYS)).all()
     # Nobody has touched them.
     unknown = live.statistics_of(np.array([len(KEYS)]))
     np.testing.assert_array_equal(live.statistics_of(rows), np.repeat(unknown, 3, axis=0))
@@ -304,17 +318,19 @@ def with_items(live: LiveItemTable, new: Keys) -> ItemTable:
     rows = np.append(live.rows_of(keys), len(live.keys))
     moved = np.full(len(live.keys) + 1 + len(new), len(keys))
     moved[rows[:-1]] = np.arange(len(keys))
+    learned = live.learned_rows(rows)
     columns = {
         name: getattr(live, name)[rows]
         for name in (
-            *("vectors", "factors", "published_ms", "first_event_ms", "last_event_ms", "tokens"),
-            *("token_weights", "numeric", "places", "affinities"),
+            *("published_ms", "first_event_ms", "last_event_ms"),
+            *("tokens", "token_weights", "numeric", "places"),
         )
     }
+    columns |= {name: getattr(live, name)[learned] for name in ("vectors", "factors", "affinities")}
     return ItemTable(
         keys=keys,
         statistics=live.statistics_of(rows),
-        neighbours=moved[live.neighbours[rows]].astype(np.int32),
+        neighbours=moved[live.neighbours[learned]].astype(np.int32),
         token_shares=live.token_shares,
         **columns,
     )
