@@ -159,7 +159,7 @@ class DcnConfig(_Section):
     hidden: tuple[Positive, ...] = (64,)
     epochs: Positive = 30  # at most; training stops when held-out requests stop improving
     batch_size: Positive = 32  # requests a step
-    learning_rate: Annotated[float, Field(gt=0)] = 0.001  # Adam
+    learning_rate: Annotated[float, Field(gt=0)] = 0.0003  # Adam
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
 
 

@@ -4,6 +4,11 @@ Each example is one request: the candidates that retrieval proposed for it, and 
 on to do with them. All heads share the network; the loss of each is that of `training.losses`, and
 a squared error of the event's value joins them where the data has values. Several workers may share
 the batches: see `training.data_parallel`.
+
+A parallel network begins as the logistic regression of its inputs: its crosses pass them on as they
+are, its deep layers say nothing, and both learn what is left to be learned. The linear part is what
+is wide in Cheng et al., "Wide & Deep Learning for Recommender Systems", DLRS 2016; learned first,
+it leaves less to be learned by heart. docs/training.md has what that is worth.
 """
 
 from __future__ import annotations
@@ -31,11 +36,13 @@ from shortlist.errors import ArtifactRefused
 from training.data_parallel import Alone, Share, together
 from training.groups import Groups
 
-__all__ = ["Dcn", "Sizes", "train_dcn", "train_dcn_together"]
+__all__ = ["LINEAR", "Dcn", "Sizes", "train_dcn", "train_dcn_together"]
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
+# Logistic regression on the same inputs.
+LINEAR = DcnConfig(cross_layers=0, hidden=(), learning_rate=0.01, weight_decay=0.0001)
 TOKEN_DIM = 8
 _VALUE_LOSS = 0.1  # weight of the value's squared error beside the heads
 _FEWEST_STEPS = 40  # of an epoch; little data goes around several times in one
@@ -51,6 +58,9 @@ class Sizes:
     heads: tuple[str, ...]
     loss_shares: npt.NDArray[np.float64]  # [H], how much of the loss each head is
     has_value: bool
+
+
+Origins = Sequence[tuple[tf.Variable, tf.Tensor]]
 
 
 class Dcn(tf.Module):
@@ -77,6 +87,29 @@ class Dcn(tf.Module):
         self.output = tf.keras.layers.Dense(
             len(self._heads) + sizes.has_value, kernel_initializer="zeros"
         )
+
+    def begin_as(self, linear: Dcn) -> Origins:
+        """Become this logistic regression, of the same inputs. What it is made of now is where
+        weight decay is to lead back to.
+
+        All variables are made by now, and the outputs read what the crosses pass on.
+        """
+        wide = linear.output.kernel.numpy()
+        nothing = np.zeros((self.output.kernel.shape[0] - len(wide), wide.shape[1]), np.float32)
+        self.output.kernel.assign(np.concatenate([wide, nothing]))
+        self.output.bias.assign(linear.output.bias)
+        for mine, learned in zip(self._tables, linear._tables, strict=True):
+            mine.assign(learned)
+        for cross in self.crosses:
+            # Of a low-rank layer only the second kernel: with two of zeros neither would learn.
+            last = [one for one in cross.trainable_variables if one.shape.rank == 2][-1]
+            last.assign(tf.zeros_like(last))
+        begun = (self.output.kernel, *self._tables)
+        return [(variable, tf.constant(variable.numpy())) for variable in begun]
+
+    @property
+    def _tables(self) -> tuple[tf.Variable, ...]:
+        return self.item_table, self.user_table, self.context_table
 
     def __call__(self, inputs: dict[str, tf.Tensor], *, training: bool = False) -> tf.Tensor:
         """Outputs [n, H (+ 1)] of rows [n, ...]."""
@@ -116,10 +149,12 @@ class Dcn(tf.Module):
         ]
         return np.concatenate(parts)
 
-    def penalty(self) -> tf.Tensor:
-        """Weight decay: the sum of squares of kernels and embeddings."""
+    def penalty(self, origins: Origins) -> tf.Tensor:
+        """Weight decay: the sum of squares of kernels and embeddings, from their origins or 0."""
+        begun = {variable.ref(): origin for variable, origin in origins}
         matrices = [v for v in self.trainable_variables if v.shape.rank == 2]
-        return self._decay * tf.add_n([tf.reduce_sum(tf.square(v)) for v in matrices])
+        ways = [v - begun.get(v.ref(), 0.0) for v in matrices]
+        return self._decay * tf.add_n([tf.reduce_sum(tf.square(way)) for way in ways])
 
     def weights(self) -> DcnWeights:
         """The network as arrays."""
@@ -174,7 +209,7 @@ def train_dcn(
     share: Share | None = None,
 ) -> tuple[Dcn, int]:
     """Train until the held-out requests get no better orders; the network, and after how many
-    epochs.
+    epochs, 0 where nothing was better than the logistic regression that it began as.
 
     With a `share` this is one of several workers, which all get the same groups and end with the
     same network. Raises `ArtifactRefused` without a single liked candidate, or when training
@@ -186,10 +221,17 @@ def train_dcn(
     rng, share = np.random.default_rng(seed), share or Alone()
     learn = groups.take(np.flatnonzero(~held_out))
     check = groups.take(np.flatnonzero(held_out)) if held_out.any() else learn
-    model = Dcn(config, sizes, _number_scales(learn))
-    step = _make_step(model, sizes, tf.keras.optimizers.legacy.Adam(config.learning_rate), share)
-    steps = max(len(learn) // config.batch_size, _FEWEST_STEPS)
+    model = _network(config, sizes, learn)
     best, best_loss, best_epoch = None, np.inf, 0
+    origins: Origins = ()
+    if _begins_linear(config):
+        linear, _ = train_dcn(groups, held_out, LINEAR, sizes, seed=seed, share=share)
+        origins = model.begin_as(linear)
+        best = _snapshot(model)
+        best_loss = _mean_loss(model, check, sizes, config.batch_size, share)
+    adam = tf.keras.optimizers.legacy.Adam(config.learning_rate)
+    step = _make_step(model, sizes, adam, share, origins)
+    steps = max(len(learn) // config.batch_size, _FEWEST_STEPS)
     for epoch in range(config.epochs):
         for rows in islice(_batches(len(learn), config.batch_size, rng), steps):
             step(_shared_batch(learn, rows, share))
@@ -227,8 +269,7 @@ def train_dcn_together(
     trained = together(min(workers, least), member, groups_ref)
     assert trained is not None  # the first worker's
     variables, epochs = trained
-    model = Dcn(config, sizes, _number_scales(learn))
-    _group_outputs(model, _tensors(learn.take(np.arange(1))), training=False)  # makes the variables
+    model = _network(config, sizes, learn)
     _restore(model, variables)
     return model, epochs
 
@@ -250,6 +291,19 @@ def _train_member(
         groups, held_out, config, sizes, seed=seed, progress=tell, share=share
     )
     return (_snapshot(model), epochs) if first else None
+
+
+def _begins_linear(config: DcnConfig) -> bool:
+    """Whether it is more than logistic regression, and its outputs read what crosses pass on."""
+    more = config.cross_layers > 0 or len(config.hidden) > 0
+    return more and (config.structure == "parallel" or not config.hidden)
+
+
+def _network(config: DcnConfig, sizes: Sizes, learn: Groups) -> Dcn:
+    """With all its variables."""
+    model = Dcn(config, sizes, _number_scales(learn))
+    _group_outputs(model, _tensors(learn.take(np.arange(1))), training=False)  # makes them
+    return model
 
 
 def _number_scales(groups: Groups) -> tuple[Floats, Floats]:
@@ -295,7 +349,11 @@ def _slices(groups: Groups, size: int) -> Iterator[Groups]:
 
 
 def _make_step(
-    model: Dcn, sizes: Sizes, optimizer: tf.keras.optimizers.Optimizer, share: Share
+    model: Dcn,
+    sizes: Sizes,
+    optimizer: tf.keras.optimizers.Optimizer,
+    share: Share,
+    origins: Origins,
 ) -> Callable[[dict[str, tf.Tensor]], None]:
     """Takes a step with this worker's part of a batch, and with those of the others."""
 
@@ -303,7 +361,7 @@ def _make_step(
         with tf.GradientTape() as tape:
             outputs = _group_outputs(model, batch, training=True)
             # The parts are added up, so each has its share of what is nobody's.
-            loss = _loss(outputs, batch, sizes) + model.penalty() / share.workers
+            loss = _loss(outputs, batch, sizes) + model.penalty(origins) / share.workers
         return tape.gradient(loss, model.trainable_variables)
 
     def apply(found: Sequence[tf.Tensor]) -> None:

@@ -21,20 +21,18 @@ from ranking_svc.models.dcn import (
     saved_model_inputs,
 )
 from ranking_svc.models.gbdt import TREES_FOLDER, save_heads
-from shortlist.config import DcnConfig, RankingConfig
+from shortlist.config import RankingConfig
 from shortlist.errors import ArtifactRefused
 from shortlist.features import Encoded
 from training.groups import Groups
 from training.judging import judge
 from training.rewards import Rewards
 
-__all__ = ["LINEAR", "Crew", "Fitted", "check_parity", "fit_network", "fit_trees"]
+__all__ = ["Crew", "Fitted", "check_parity", "fit_network", "fit_trees"]
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
-# Logistic regression on the same inputs.
-LINEAR = DcnConfig(cross_layers=0, hidden=(), learning_rate=0.01, weight_decay=0.0001)
 _PARITY_REQUESTS = 8
 
 
@@ -73,7 +71,8 @@ def fit_network(
 
     Raises `ArtifactRefused`.
     """
-    from training.dcn import Sizes, train_dcn, train_dcn_together  # TensorFlow: in workers only
+    # TensorFlow: in workers only.
+    from training.dcn import LINEAR, Sizes, train_dcn, train_dcn_together
     from training.onnx_export import write_dcn
 
     sizes = Sizes(

@@ -161,6 +161,68 @@ def test_it_learns_what_each_head_is_about_and_the_value(
     assert judged["ndcg@20"] > nobody["ndcg@20"] + 0.1
 
 
+WITH_A_LINEAR_WAY: list[dict[str, Any]] = [
+    {},
+    {"projection_dim": 3},
+    {"hidden": ()},
+    {"structure": "stacked", "hidden": ()},
+    {"cross_layers": 0},
+]
+
+
+@pytest.mark.parametrize("changes", WITH_A_LINEAR_WAY)
+def test_where_nothing_better_is_found_it_is_the_logistic_regression(
+    changes: dict[str, Any],
+) -> None:
+    from training.dcn import LINEAR, train_dcn
+
+    groups = random_groups()
+    held_out = groups.held_out(0)
+    linear, _ = train_dcn(groups, held_out, LINEAR, sizes())
+    useless = DcnConfig(**SMALL | {"learning_rate": 1.0, "epochs": 1} | changes)
+    model, epochs = train_dcn(groups, held_out, useless, sizes())
+    assert epochs == 0
+    np.testing.assert_allclose(model.predict(groups), linear.predict(groups), atol=1e-5)
+
+
+def of_pairs(groups: Groups) -> Groups:
+    """Where the two first numbers go together, both things happen: no line tells them apart."""
+    product = groups.numeric[..., 0] * groups.numeric[..., 1]
+    top = (product > np.sort(product, axis=1)[:, [-4]]) & (groups.mass > 0)
+    happens = np.repeat(top[..., None], 2, axis=2).astype(np.float32)
+    return replace(
+        groups, head_labels=happens, labels=(happens @ REWARDS.weights).astype(np.float32)
+    )
+
+
+@pytest.mark.parametrize("changes", WITH_A_LINEAR_WAY)
+def test_it_goes_on_to_learn_what_no_logistic_regression_can(changes: dict[str, Any]) -> None:
+    from training.dcn import LINEAR, train_dcn
+
+    groups, unseen = of_pairs(random_groups()), of_pairs(random_groups(seed=1))
+    held_out = groups.held_out(0)
+    linear, _ = train_dcn(groups, held_out, LINEAR, sizes())
+    longer = DcnConfig(**SMALL | {"epochs": 15} | changes)
+    model, epochs = train_dcn(groups, held_out, longer, sizes())
+    assert epochs > 0
+    mine, theirs = (judge(one.predict(unseen), unseen, REWARDS)["auc"] for one in (model, linear))
+    assert mine > theirs + 0.15
+    for cross in model.weights().crosses:
+        assert all(kernel.any() for kernel in cross.kernels)
+
+
+def test_decay_leads_back_to_where_it_began() -> None:
+    from training.dcn import LINEAR, train_dcn
+
+    groups = random_groups()
+    linear, _ = train_dcn(groups, groups.held_out(0), LINEAR, sizes())
+    tight = train(groups, weight_decay=1e4, learning_rate=1e-4).weights()
+    begun = linear.weights()
+    wide = tight.output_kernel[: len(begun.output_kernel)]
+    np.testing.assert_allclose(wide, begun.output_kernel, atol=0.01)
+    assert np.abs(begun.output_kernel).max() > 0.1
+
+
 def test_its_loss_is_that_of_all_rankers() -> None:
     import tensorflow as tf
 
