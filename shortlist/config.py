@@ -155,7 +155,7 @@ class DcnConfig(_Section):
 
     structure: Literal["parallel", "stacked"] = "parallel"
     cross_layers: Annotated[int, Field(ge=0, le=8)] = 2
-    projection_dim: Annotated[int, Field(ge=0)] = 0  # 0 = full-rank crosses
+    projection_dim: Annotated[int, Field(ge=0)] = 8  # rank of a cross; 0 = full
     hidden: tuple[Positive, ...] = (64,)
     epochs: Positive = 30  # at most; training stops when held-out requests stop improving
     batch_size: Positive = 32  # requests a step

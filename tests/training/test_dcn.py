@@ -67,9 +67,9 @@ def fit(folder: Path, name: str = "dcn", **changes: Any) -> Fitted:
 
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "parallel": ("dcn", {}),
+    "parallel": ("dcn", {"projection_dim": 0}),
     "parallel, low rank": ("dcn", {"projection_dim": 3}),
-    "stacked": ("dcn", {"structure": "stacked"}),
+    "stacked": ("dcn", {"structure": "stacked", "projection_dim": 0}),
     "stacked, low rank": ("dcn", {"structure": "stacked", "projection_dim": 3}),
     "linear": ("linear", {}),
 }
@@ -162,7 +162,7 @@ def test_it_learns_what_each_head_is_about_and_the_value(
 
 
 WITH_A_LINEAR_WAY: list[dict[str, Any]] = [
-    {},
+    {"projection_dim": 0},
     {"projection_dim": 3},
     {"hidden": ()},
     {"structure": "stacked", "hidden": ()},

@@ -118,7 +118,7 @@ PARTS: tuple[Part, ...] = (
         0.65,
         structure=Among(("parallel", "stacked")),
         cross_layers=Among((1, 2, 3)),
-        projection_dim=Among((0, 16, 64)),
+        projection_dim=Among((0, 8, 32)),
         hidden=Among(((64,), (128, 64), (256, 128))),
         weight_decay=Between(1e-4, 0.3),
     ),
