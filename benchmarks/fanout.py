@@ -173,12 +173,13 @@ async def _measure(
         try:
             await _ask_all(retrievers, queries, 20, 3.0)  # warm
             terminal.err.print("asking one shard at a time")
-            call_ms, client_ms, shard_ms = await _ask_singly(system, retrievers, queries, calls)
+            singly = [[retriever] for retriever in retrievers]
+            call_ms, client_ms, shard_ms = await _ask_in_turn(system, singly, queries, calls)
             alone = _observed(call_ms, client_ms, shard_ms)
             terminal.err.print("asking all shards, one question at a time")
             watch = OthersWatch(all_cpu_s)
             latency, both_client_ms, both_shard_ms = await _ask_in_turn(
-                system, retrievers, queries, calls
+                system, [retrievers], queries, calls
             )
             side_by_side = replace(
                 alone.scaled(both_shard_ms / float(alone.shard_ms.mean())),
@@ -210,43 +211,27 @@ def _observed(call_ms: Floats, client_ms: float, shard_ms: float) -> Observed:
     return Observed(shard_ms=busy, client_ms=client_ms, wire_ms=wire_ms)
 
 
-async def _ask_singly(
-    system: Running,
-    retrievers: Sequence[RemoteRetriever],
-    queries: Sequence[RetrieveQuery],
-    calls: int,
-) -> tuple[Floats, float, float]:
-    """Milliseconds of each call; CPU milliseconds a call of this process, and of a shard's."""
-    shards = [one for one in system.processes if one.address in system.shards]
-    before, cpu = _cpu_s(shards), time.process_time()
-    took = []
-    for number in range(calls):
-        for retriever in retrievers:
-            started = time.perf_counter()
-            await retriever.retrieve(queries[number % len(queries)])
-            took.append(1000 * (time.perf_counter() - started))
-            await asyncio.sleep(_PAUSE_S)
-    client_ms = 1000 * (time.process_time() - cpu) / len(took)
-    return np.array(took), client_ms, 1000 * (_cpu_s(shards) - before) / len(took)
-
-
 async def _ask_in_turn(
     system: Running,
-    retrievers: Sequence[RemoteRetriever],
+    asked: Sequence[Sequence[RemoteRetriever]],
     queries: Sequence[RetrieveQuery],
     questions: int,
 ) -> tuple[Floats, float, float]:
-    """As `_ask_singly`, of questions to all shards at once; milliseconds are a question's."""
+    """So many questions to each of the groups `asked`, whose members are asked at once.
+
+    Milliseconds of each; CPU milliseconds a call of this process, and of a shard's.
+    """
     shards = [one for one in system.processes if one.address in system.shards]
     before, cpu = _cpu_s(shards), time.process_time()
     took = []
     for number in range(questions):
-        started = time.perf_counter()
         query = queries[number % len(queries)]
-        await asyncio.gather(*(retriever.retrieve(query) for retriever in retrievers))
-        took.append(1000 * (time.perf_counter() - started))
-        await asyncio.sleep(_PAUSE_S)
-    calls = questions * len(retrievers)
+        for group in asked:
+            started = time.perf_counter()
+            await asyncio.gather(*(retriever.retrieve(query) for retriever in group))
+            took.append(1000 * (time.perf_counter() - started))
+            await asyncio.sleep(_PAUSE_S)
+    calls = questions * sum(map(len, asked))
     client_ms = 1000 * (time.process_time() - cpu) / calls
     return np.array(took), client_ms, 1000 * (_cpu_s(shards) - before) / calls
 

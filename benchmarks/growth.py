@@ -91,7 +91,7 @@ class Point:
     multiple=True,
     default=(10_000, 100_000, 1_000_000),
     show_default=True,
-    help="The first time, a million take a quarter of an hour.",
+    help="The first time, a million take two minutes.",
 )
 @click.option(
     "--candidates",
@@ -152,7 +152,8 @@ def main(
     base = Setting(items=base_items, candidates=base_candidates, shards=2, in_flight=4)
     try:
         with terminal.only_json(), kept_or_temporary(workdir, "growth") as folder:
-            worlds = _Worlds(folder, base, sorted({1, 2, *shards}), users, terminal.err.print)
+            wanted = sorted({base.shards, *shards})
+            worlds = _Worlds(folder, base, wanted, users, form, terminal.err.print)
             run = _Run(worlds=worlds, form=form, rankers=rankers, seconds=seconds)
             points = [
                 point
@@ -174,10 +175,16 @@ class _Worlds:
     """One a number of items; other numbers of candidates borrow their artifacts."""
 
     def __init__(
-        self, folder: Path, base: Setting, shards: Sequence[int], users: int, tell: Tell
+        self,
+        folder: Path,
+        base: Setting,
+        shards: Sequence[int],
+        users: int,
+        form: str,
+        tell: Tell,
     ) -> None:
         self._folder, self._base = folder, base
-        self._shards, self.users = tuple(shards), users
+        self._shards, self.users, self._form = tuple(shards), users, form
         self.tell = tell
 
     def of(self, setting: Setting) -> Path:
@@ -188,7 +195,8 @@ class _Worlds:
             items=setting.items,
             users=self.users,
             candidates=self._base.candidates,
-            shards=self._shards if is_base else (1, 2),
+            shards=self._shards if is_base else (self._base.shards,),
+            forms=(self._form,),
         )
         prepare(home, shape, self.tell)
         return _variant(home, setting.candidates)

@@ -29,6 +29,7 @@ _MODEL = "dcn"
 _HEAD = "click"
 _WIDTH = 320  # of the network's input
 _NEIGHBOURS = 10
+_ENCODED_AT_ONCE = 1_000_000  # items, whose features are Python objects meanwhile
 _FACTORS = 16
 _DAY_MS = 86_400_000
 _HALF_LIVES_MS = (2.0 * _DAY_MS, 30.0 * _DAY_MS)
@@ -115,13 +116,14 @@ def _table(world: World, counts: ItemCounts) -> ItemTable:
     encoder = world.encoders.item
     names = [one.name for one in encoder.token_features]
     names += [one.name for one in encoder.numeric_features]
-    columns = {name: world.items[f"f_{name}"].to_pylist() for name in names}
-    encoded = encoder.encode(columns, n)
-    shares = np.bincount(
-        encoded.tokens.ravel(),
-        weights=encoded.weights.ravel(),
-        minlength=encoder.vocabulary_size,
-    )
+    parts = []
+    for start in range(0, n, _ENCODED_AT_ONCE):
+        some = world.items.slice(start, _ENCODED_AT_ONCE)
+        columns = {name: some[f"f_{name}"].to_pylist() for name in names}
+        parts.append(encoder.encode(columns, len(some)))
+    tokens = np.concatenate([part.tokens for part in parts])
+    weights = np.concatenate([part.weights for part in parts])
+    shares = np.bincount(tokens.ravel(), weights=weights.ravel(), minlength=encoder.vocabulary_size)
     factors = rng.standard_normal((n, _FACTORS), np.float32)
     return ItemTable(
         keys=world.keys,
@@ -131,9 +133,9 @@ def _table(world: World, counts: ItemCounts) -> ItemTable:
         published_ms=_padded(world.published_ms),
         first_event_ms=_padded(world.published_ms),
         last_event_ms=_padded(world.now_ms - rng.integers(1, 10 * _DAY_MS, n)),
-        tokens=_padded(encoded.tokens),
-        token_weights=_padded(encoded.weights),
-        numeric=_padded(encoded.numeric),
+        tokens=_padded(tokens),
+        token_weights=_padded(weights),
+        numeric=_padded(np.concatenate([part.numeric for part in parts])),
         places=np.zeros((n + 1, 0, 3), np.float32),
         neighbours=_padded(rng.integers(0, n, (n, _NEIGHBOURS)).astype(np.int32), fill=n),
         affinities=_padded(rng.random((n, _NEIGHBOURS), np.float32)),

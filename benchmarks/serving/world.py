@@ -89,6 +89,7 @@ class WorldShape:
     candidates: int = 1000
     recall_target: float = 0.97
     shards: tuple[int, ...] = (1, 2)  # a retrieval version each
+    forms: tuple[str, ...] = tuple(FORMS)  # a ranking version each
     seed: int = 0
 
 
@@ -298,9 +299,9 @@ def prepare(folder: Path, shape: WorldShape, tell: Tell) -> None:
     for shards in shape.shards:
         tell(f"indexing for {shards} shard(s)")
         _write_retrieval(store, world, config, shards, queries)
-    for form in FORMS.values():
-        tell(f"writing the ranker {form.name}")
-        write_ranking(store, form, world)
+    for name in shape.forms:
+        tell(f"writing the ranker {name}")
+        write_ranking(store, FORMS[name], world)
     tell("writing profiles")
     asyncio.run(_write_profiles(folder, config, world))
     tell("searching exactly")
@@ -466,4 +467,4 @@ def _unit(vectors: Floats) -> Floats:
 
 
 def _as_json(shape: WorldShape) -> dict[str, object]:
-    return {**asdict(shape), "shards": list(shape.shards)}
+    return {**asdict(shape), "shards": list(shape.shards), "forms": list(shape.forms)}
