@@ -225,7 +225,8 @@ def train_dcn(
     best, best_loss, best_epoch = None, np.inf, 0
     origins: Origins = ()
     if _begins_linear(config):
-        linear, _ = train_dcn(groups, held_out, LINEAR, sizes, seed=seed, share=share)
+        start = LINEAR.model_copy(update={"epochs": config.epochs})
+        linear, _ = train_dcn(groups, held_out, start, sizes, seed=seed, share=share)
         origins = model.begin_as(linear)
         best = _snapshot(model)
         best_loss = _mean_loss(model, check, sizes, config.batch_size, share)
