@@ -18,6 +18,7 @@ import pytest
 from shortlist.config import Config
 from shortlist.launch import child_environment, module_command, tethered
 from shortlist.locks import locked
+from tests.patience import PATIENT
 
 CONFIG = {
     "retrieval": {
@@ -30,13 +31,7 @@ CONFIG = {
         "dcn": {"cross_layers": 2, "projection_dim": 8, "hidden": [16, 8], "epochs": 2},
         "gbdt": {"trees": 20, "leaves": 7},
     },
-    # Generous, so that a busy machine cannot make a page differ.
-    "serving": {
-        "retrieval_budget_ms": 20_000,
-        "ranking_budget_ms": 20_000,
-        "describe_budget_ms": 20_000,
-        "request_budget_ms": 60_000,
-    },
+    "serving": PATIENT.model_dump(exclude_unset=True),
 }
 
 

@@ -89,8 +89,8 @@ class Dcn(tf.Module):
         )
 
     def begin_as(self, linear: Dcn) -> Origins:
-        """Become this logistic regression, of the same inputs. What it is made of now is where
-        weight decay is to lead back to.
+        """Become this logistic regression, of the same inputs; where weight decay is to lead back
+        to.
 
         All variables are made by now, and the outputs read what the crosses pass on.
         """
@@ -217,16 +217,29 @@ def train_dcn(
     """
     if not (groups.head_labels > 0).any():
         raise ArtifactRefused("retrieval proposed none of the items that users went on to like")
-    tf.keras.utils.set_random_seed(seed)
-    rng, share = np.random.default_rng(seed), share or Alone()
     learn = groups.take(np.flatnonzero(~held_out))
     check = groups.take(np.flatnonzero(held_out)) if held_out.any() else learn
+    return _train(learn, check, config, sizes, seed=seed, progress=progress, share=share or Alone())
+
+
+def _train(
+    learn: Groups,
+    check: Groups,
+    config: DcnConfig,
+    sizes: Sizes,
+    *,
+    seed: int,
+    share: Share,
+    progress: Progress = lambda *_: None,
+) -> tuple[Dcn, int]:
+    tf.keras.utils.set_random_seed(seed)
+    rng = np.random.default_rng(seed)
     model = _network(config, sizes, learn)
     best, best_loss, best_epoch = None, np.inf, 0
     origins: Origins = ()
     if _begins_linear(config):
         start = LINEAR.model_copy(update={"epochs": config.epochs})
-        linear, _ = train_dcn(groups, held_out, start, sizes, seed=seed, share=share)
+        linear, _ = _train(learn, check, start, sizes, seed=seed, share=share)
         origins = model.begin_as(linear)
         best = _snapshot(model)
         best_loss = _mean_loss(model, check, sizes, config.batch_size, share)

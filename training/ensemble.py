@@ -30,8 +30,8 @@ _SURE = 0.975  # of Student's distribution, for as many users as there are
 # turned out as losses as often as not.
 _WORTH_IT = 0.1
 _ENOUGH = 30  # users: what fewer say is chance, however sure the distribution is
-# What the blend counts beside models that count 1 together. Of 0 to 1, good or best on the test
-# users of four data sets; alone it is far behind the trees on two of them.
+# What the blend counts beside models that count 1 together: between 0, which was best on test users
+# of the simulated world, and 1/2, which was best of MovieTweetings; docs/training.md.
 _OF_BLEND = 0.25
 
 

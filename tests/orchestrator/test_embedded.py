@@ -22,7 +22,7 @@ from ranking_svc.servicer import add_services as add_ranking
 from retrieval_svc.servicer import add_services
 from retrieval_svc.shard import LocalRetriever
 from shortlist.artifacts import ArtifactStore
-from shortlist.config import ArmConfig, Config, RankingConfig, ServingConfig, SlateConfig
+from shortlist.config import ArmConfig, Config, RankingConfig, SlateConfig
 from shortlist.errors import ArtifactNotFound, InvalidRequest, ItemNotFound
 from shortlist.ids import key_of
 from shortlist.page import PageRequest, SimilarRequest
@@ -34,18 +34,13 @@ from shortlist.tiers import History
 from tests.contracts.store import write_store
 from tests.orchestrator.wire import running
 from tests.orchestrator.world import item_ids
+from tests.patience import PATIENT
 from tests.ranking_svc.factory import publish_ranker
 from tests.retrieval_svc.factory import WATERMARK_MS, Catalogue, publish
 
 SHARDS = 3
-# Generous, so that a busy machine cannot make a page differ.
 CONFIG = Config(
-    serving=ServingConfig(
-        retrieval_budget_ms=20_000,
-        ranking_budget_ms=20_000,
-        describe_budget_ms=20_000,
-        request_budget_ms=60_000,
-    ),
+    serving=PATIENT,
     ranking=RankingConfig(
         arms={"trees": ArmConfig(ranker="gbdt"), "plain": ArmConfig(ranker="none")}
     ),

@@ -12,16 +12,14 @@ import pytest
 from orchestrator.pipeline import Recommender
 from orchestrator.releases import Release
 from shortlist.client import AsyncClient
-from shortlist.config import ArmConfig, Config, RankingConfig, ServingConfig
+from shortlist.config import ArmConfig, Config, RankingConfig
 from shortlist.page import PageRequest
 from shortlist.v1 import rollout_pb2, rollout_pb2_grpc
 from tests.orchestrator.test_rollout import activate, prepare
 from tests.orchestrator.wire import distributed, served
 from tests.orchestrator.world import World, a_world
+from tests.patience import PATIENT
 
-PATIENT = ServingConfig(  # whatever else the machine does
-    retrieval_budget_ms=20_000, ranking_budget_ms=20_000, request_budget_ms=60_000
-)
 V2 = rollout_pb2.Release(retrieval_version="v2", ranking_version="r2")
 
 

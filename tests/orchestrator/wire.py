@@ -14,7 +14,8 @@ from shortlist.config import Config
 from shortlist.remote import RemoteRanker, RemoteRetriever
 from shortlist.serving import Server, ServerOptions
 from shortlist.telemetry import CallWatch, Watches
-from tests.orchestrator.world import NOW_MS, PATIENT, SCHEMA, FixedVersion, World
+from tests.orchestrator.world import NOW_MS, SCHEMA, FixedVersion, World
+from tests.patience import PATIENT
 
 
 @asynccontextmanager
@@ -51,7 +52,7 @@ async def distributed(
             add_ranking(server, ranker, FixedVersion(ranker))
             rankers.append(RemoteRanker(await stack.enter_async_context(running(server))))
         recommender = assemble(
-            config or PATIENT,
+            config or Config(serving=PATIENT),
             shards,
             rankers,
             world.profiles,

@@ -17,7 +17,7 @@ from orchestrator.pipeline import Recommender
 from retrieval_svc.item_filter import FilterColumn, ItemFilter
 from retrieval_svc.rows import Rows
 from shortlist.admin import LoadedVersion, TierStatus
-from shortlist.config import Config, ServingConfig
+from shortlist.config import Config
 from shortlist.errors import InvalidField, NotImplementedYet, VersionNotServed
 from shortlist.ids import key_of, keys_of, shard_of
 from shortlist.page import Page, PageRequest
@@ -40,6 +40,7 @@ from shortlist.tiers import (
     SourceCandidates,
     StageFailure,
 )
+from tests.patience import PATIENT
 
 DIM = 8
 WATERMARK_MS = 1_600_000_000_000
@@ -381,17 +382,6 @@ SCHEMA = Schema.of(
 EVENTS = SCHEMA.events
 
 
-# A tier that waits for the tests beside it is not what most of them are about.
-PATIENT = Config(
-    serving=ServingConfig(
-        retrieval_budget_ms=2000,
-        ranking_budget_ms=4000,
-        describe_budget_ms=2000,
-        request_budget_ms=8000,
-    )
-)
-
-
 def a_world(
     items: int = 300,
     shards: int = 2,
@@ -416,7 +406,7 @@ def a_world(
     }
     profiles = profiles or store or MemoryProfileStore(users.items())
     recommender = assemble(
-        config or PATIENT,
+        config or Config(serving=PATIENT),
         groups,
         scorers,
         profiles,
