@@ -425,6 +425,25 @@ def test_counts_that_say_other_than_the_statistics_are_refused(tmp_path: Path) -
         LocalRanker.open(store)
 
 
+def test_counts_are_held_to_the_statistics_in_every_stretch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ranking_svc.ranker._CHECKED_AT_ONCE", 7)
+    store = ArtifactStore(tmp_path)
+    publish_ranker(store)
+    LocalRanker.open(store)
+
+    def damage(folder: Path) -> None:
+        path = folder / "item_counts" / "events.npy"
+        events = np.load(path)
+        events[-1] += 100
+        np.save(path, events)
+
+    publish_ranker(store, damage=damage)
+    with pytest.raises(ArtifactCorrupt, match="item_counts"):
+        LocalRanker.open(store)
+
+
 def test_places_that_no_feature_fills_are_refused(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     publish_ranker(store, located=[])

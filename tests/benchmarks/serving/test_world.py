@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,22 @@ def test_an_equal_shape_is_not_made_again_and_another_one_is_refused(world: Path
     assert told == []
     with pytest.raises(FileExistsError, match="something else"):
         prepare(world, WorldShape(items=5000), told.append)
+
+
+def test_a_world_has_the_versions_that_are_asked_for_whatever_is_encoded_at_once(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.serving.rankers._ENCODED_AT_ONCE", 1500)
+    prepare(tmp_path / "small", replace(SHAPE, shards=(2,), forms=("fast",)), lambda _: None)
+    store = ArtifactStore(tmp_path / "small" / "artifacts")
+    assert store.versions("retrieval") == ["shards-2"]
+    assert store.versions("ranking") == ["fast"]
+    whole = ArtifactStore(world / "artifacts").open("ranking", "fast").path / "items"
+    parts = store.open("ranking", "fast").path / "items"
+    for name in ("tokens", "token_weights", "numeric", "token_shares"):
+        np.testing.assert_array_equal(
+            np.load(parts / f"{name}.npy"), np.load(whole / f"{name}.npy")
+        )
 
 
 @pytest.mark.parametrize("form", FORMS)
