@@ -151,7 +151,7 @@ class _Seen:
     training: list[bool] = field(default_factory=list)  # of each latency: no replica was loading
     loading: int = 0  # jobs whose versions the replicas load just now
     failures: list[str] = field(default_factory=list)
-    mixed: int = 0
+    mixed: list[str] = field(default_factory=list)  # what was wrong with each mixed answer
     coverage: float = 1.0  # the least
     degradations: Counter[str] = field(default_factory=Counter)  # pages by reason
     listings: list[_Listing] = field(default_factory=list)
@@ -219,7 +219,8 @@ class _People:
             return
         # A tier that took no part in an answer names no version; that is a degradation.
         pairs = zip(_versions(more), _versions(page), strict=True)
-        self.seen.mixed += any(one and other and one != other for one, other in pairs)
+        if any(one and other and one != other for one, other in pairs):
+            self.seen.mixed.append(f"begun by {_versions(page)}, continued by {_versions(more)}")
         if not more.degradations:
             self.seen.listings.append(
                 _Listing(request=following, versions=_versions(more), items=_items(more))
@@ -238,18 +239,20 @@ class _People:
         return page
 
 
-async def _changed_pages(client: AsyncClient, listings: list[_Listing], loaded: set[str]) -> int:
-    """Pages that are not what they were, of versions that are still there.
+async def _changed_pages(
+    client: AsyncClient, listings: list[_Listing], loaded: set[str]
+) -> list[str]:
+    """How pages are not what they were, of versions that are still there.
 
     A page that was put together from two versions would not come out again.
     """
     kept = [one for one in listings if set(one.versions) <= loaded][-_REPLAYED:]
     pages = [await client.recommend(one.request) for one in kept]
-    return sum(
-        _items(page) != one.items
+    return [
+        f"{one.versions} had {one.items}, {_versions(page)} has {_items(page)}"
         for page, one in zip(pages, kept, strict=True)
-        if not page.degradations
-    )
+        if not page.degradations and _items(page) != one.items
+    ]
 
 
 def _versions(page: Page) -> tuple[str, str]:
@@ -334,7 +337,7 @@ class _Measuring:
                     f"round {number + 1}, {' and '.join(tiers)}: "
                     + ", ".join(f"{one:.0f} s" for one in seconds.values())
                     + f"; p99 {p99_ms[0]:.0f} -> {p99_ms[1]:.0f} ms"
-                    + f"; {len(seen.failures)} failed, {seen.mixed} mixed"
+                    + f"; {len(seen.failures)} failed, {len(seen.mixed)} mixed"
                 )
         return taken
 
@@ -416,7 +419,8 @@ def _figures(
         "pages": len(during.latencies_ms),
         "failed_requests": len(during.failures),
         "failures": sorted(set(during.failures))[:5],
-        "mixed_version_responses": during.mixed,
+        "mixed_version_responses": len(during.mixed),
+        "mixed": during.mixed[:5],
         "degradations": dict(during.degradations),
         "coverage_min": during.coverage,
         "saturation_per_s": round(saturation, 1),

@@ -27,7 +27,7 @@ def test_one_round_under_load_fails_and_mixes_nothing(tmp_path: Path, checkout: 
     assert run.returncode == 0, run.stderr
     figures = json.loads(run.stdout)
     assert (figures["rounds"], figures["failed_requests"]) == (1, 0), figures["failures"]
-    assert figures["mixed_version_responses"] == 0
+    assert figures["mixed_version_responses"] == 0, figures["mixed"]
     assert figures["pages"] > 0
     assert figures["p99_ratio"] > 0
     assert set(figures["job_to_serving_s"]) == {"retrieval_and_ranking"}
