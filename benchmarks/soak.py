@@ -176,13 +176,12 @@ async def _soak(folder: Path, kind: str, users: int, seconds: float, rate: float
 
 
 async def _sampled(system: Running, seconds: float) -> dict[str, dict[str, list[float]]]:
-    """By process its memory that is of no file, its descriptors and threads, at equal distances.
+    """By process its memory that is of no file, and its descriptors, at equal distances.
 
     What is mapped from files is shared, and counts for more whenever somebody else lets it go.
     """
     samples: dict[str, dict[str, list[float]]] = {
-        one.name: {"anonymous_mb": [], "descriptors": [], "threads": []}
-        for one in system.processes
+        one.name: {"anonymous_mb": [], "descriptors": []} for one in system.processes
     }
     every_s = max(1.0, seconds / _SAMPLES)
     ends = time.monotonic() + seconds
@@ -190,13 +189,12 @@ async def _sampled(system: Running, seconds: float) -> dict[str, dict[str, list[
         await asyncio.sleep(every_s)
         for one in system.processes:
             samples[one.name]["anonymous_mb"].append(one.memory_mb["anonymous"])
-            samples[one.name]["descriptors"].append(_entries(one, "fd"))
-            samples[one.name]["threads"].append(_entries(one, "task"))
+            samples[one.name]["descriptors"].append(_descriptors(one))
     return samples
 
 
-def _entries(process: Process, folder: str) -> float:
-    return float(len(os.listdir(f"/proc/{process.pid}/{folder}")))
+def _descriptors(process: Process) -> float:
+    return float(len(os.listdir(f"/proc/{process.pid}/fd")))
 
 
 @contextlib.asynccontextmanager
