@@ -155,7 +155,8 @@ class DcnConfig(_Section):
 
     structure: Literal["parallel", "stacked"] = "parallel"
     cross_layers: Annotated[int, Field(ge=0, le=8)] = 2
-    projection_dim: Annotated[int, Field(ge=0)] = 8  # rank of a cross; 0 = full
+    # Rank of a cross; 0 = full. Unset: 8 where the data has times, else full.
+    projection_dim: Annotated[int, Field(ge=0)] | None = None
     hidden: tuple[Positive, ...] = (64,)
     epochs: Positive = 30  # at most; training stops when held-out requests stop improving
     batch_size: Positive = 32  # requests a step

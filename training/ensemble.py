@@ -26,8 +26,8 @@ Doubles = npt.NDArray[np.float64]
 _STEPS = 100
 _POINTS = 9  # of the way
 _SURE = 0.975  # of Student's distribution, for as many users as there are
-# Of the nDCG. Held-out users are of the same days as the lessons: on later users smaller gains
-# turned out as losses as often as not.
+# Of the nDCG, where there are times. Held-out users are of the same days as the lessons: on later
+# users smaller gains turned out as losses as often as not.
 _WORTH_IT = 0.1
 _ENOUGH = 30  # users: what fewer say is chance, however sure the distribution is
 # What the blend counts beside models that count 1 together: between 0, which was best on test users
@@ -40,6 +40,8 @@ def fit_mixture(
     groups: Groups,
     rewards: Rewards,
     fused: Floats | None = None,
+    *,
+    has_time: bool = True,
 ) -> Mixture:
     """Weights of the models whose `outputs` on the requests are float32 [R, g, H (+ 1)].
 
@@ -47,17 +49,18 @@ def fit_mixture(
     (Smith and Wallis 2009; Claeskens et al. 2016): the mixture is the mean of the trees and of the
     networks, which share what is due to their kind, with a say of the blend, whose logarithmic
     scores on the requests are `fused`, float32 [R, g]; it errs in other ways than models do. Others
-    are taken only where some are surely better by a tenth for users that they were not learned from
-    (a t-test over thirty users or more, each judged by what the other half of them teaches): those
-    on the way to the *learned* weights, and these. They minimise the loss that the models were
-    trained on, which is convex in them; of the way from the best model alone to there, they are the
-    point with the best nDCG@20.
+    are taken only where some are surely better for users that they were not learned from (a t-test
+    over thirty users or more, each judged by what the other half of them teaches), and by a tenth
+    where the data has times, as later users want other things than these: those on the way to the
+    *learned* weights, and these. They minimise the loss that the models were trained on, which is
+    convex in them; of the way from the best model alone to there, they are the point with the best
+    nDCG@20.
     """
     requests = _Requests(outputs=outputs, groups=groups, rewards=rewards, fused=fused)
     mixtures = _mixtures(requests)
     if len(requests.gains(mixtures[0])) < _ENOUGH:
         return mixtures[0]
-    return mixtures[_first_but_good(_gains_of_others(requests))]
+    return mixtures[_first_but_good(_gains_of_others(requests), _WORTH_IT if has_time else 0.0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,13 +128,13 @@ def _gains_of_others(requests: _Requests) -> Doubles:
     )
 
 
-def _first_but_good(gains: Doubles) -> int:
-    """The first row that the best is not surely better than; than the very first, by what is worth
-    to leave it for."""
+def _first_but_good(gains: Doubles, worth_it: float) -> int:
+    """The first row that the best is not surely better than; than the very first, by the share that
+    is worth to leave it for."""
     users = gains.shape[1]
     best = gains[gains.mean(axis=1).argmax()]
     short = best - gains
-    short[0] -= _WORTH_IT * best
+    short[0] -= worth_it * best
     error = short.std(axis=1, ddof=1) / np.sqrt(users)
     return int(np.argmax(short.mean(axis=1) <= t.ppf(_SURE, users - 1) * error))
 

@@ -85,6 +85,7 @@ def fit_network(
         heads=rewards.heads,
         loss_shares=rewards.loss_shares,
         has_value=rewards.value_scale is not None,
+        has_time=builder.spec.has_time,
     )
     chosen = LINEAR if name == "linear" else config.dcn
     if crew.workers > 1:

@@ -257,7 +257,9 @@ def _fit_ensemble(
 ) -> dict[str, Any]:
     check = groups.checked(lesson.seed)
     fused = check.numeric[..., lesson.builder().names.index(FUSED)]
-    mixture: Mixture = fit_mixture(outputs, check, lesson.rewards, fused)
+    mixture: Mixture = fit_mixture(
+        outputs, check, lesson.rewards, fused, has_time=lesson.dataset.has_time
+    )
     home = model_folder(folder, Ensemble.name)
     home.mkdir(parents=True)
     mixture.save(home / MIXTURE_FILE)

@@ -42,6 +42,7 @@ def sizes(rewards: Rewards = REWARDS) -> Sizes:
         heads=rewards.heads,
         loss_shares=rewards.loss_shares,
         has_value=rewards.value_scale is not None,
+        has_time=True,
     )
 
 
@@ -263,6 +264,24 @@ def test_features_that_are_not_finite_are_refused(value: float) -> None:
 def test_requests_of_a_single_user_can_be_learned_from() -> None:
     groups = replace(random_groups(), user=np.zeros(len(random_groups()), np.int32))
     assert np.isfinite(train(groups, epochs=1).predict(groups)).all()
+
+
+@pytest.mark.parametrize(
+    ("projection_dim", "has_time", "rank"),
+    [(None, True, 8), (None, False, None), (3, False, 3), (0, True, None)],
+)
+def test_crosses_have_a_low_rank_where_there_are_times_unless_somebody_says_otherwise(
+    projection_dim: int | None, has_time: bool, rank: int | None
+) -> None:
+    from training.dcn import train_dcn
+
+    groups = random_groups()
+    config = DcnConfig(cross_layers=1, hidden=(4,), epochs=1, projection_dim=projection_dim)
+    model, _ = train_dcn(groups, groups.held_out(0), config, replace(sizes(), has_time=has_time))
+    (cross,) = model.weights().crosses
+    shapes = [kernel.shape for kernel in cross.kernels]
+    width = model.weights().width
+    assert shapes == ([(width, width)] if rank is None else [(width, rank), (rank, width)])
 
 
 def test_data_without_any_features_or_values_can_be_learned_from() -> None:

@@ -47,6 +47,16 @@ def test_a_gain_that_is_small_is_not_worth_leaving_the_mean_for() -> None:
     assert list(weights.values()) == pytest.approx([1 / 3] * 3)
 
 
+def test_without_times_a_small_gain_that_is_sure_is_worth_it() -> None:
+    outputs = {"one": guess(2.0, 0), "two": guess(2.0, 1), "worse": guess(3.0, 2)}
+    mixtures = [fit_mixture(outputs, GROUPS, REWARDS, has_time=dated) for dated in (True, False)]
+    assert mixtures[1].weights["worse"] < 0.9 * mixtures[1].weights["one"]
+    equal, learned = (
+        judge(mixed(one, outputs, REWARDS), GROUPS, REWARDS)["ndcg@20"] for one in mixtures
+    )
+    assert learned > equal
+
+
 def test_a_model_that_knows_nothing_gets_no_say() -> None:
     rng = np.random.default_rng(5)
     nonsense = rng.normal(size=GROUPS.head_labels.shape).astype(np.float32)
