@@ -45,8 +45,8 @@ CONTEXT: Final[dict[str, Any]] = {
 _SWITCH_S = 0.0005
 
 # Unless the environment says otherwise: one BLAS thread, as more processes beat more threads; and
-# Arrow in the memory of everybody else. A pool of its own keeps some 4 MB for each thread that ever
-# reads a title, and what loading took: a shard of 10,000 items has 99 MB with it, 82 MB without.
+# Arrow in the memory of everybody else. A pool of its own keeps what loading took, and grows by
+# 4 MB at once long after: a shard of 10,000 items begins with 99 MB with it, with 82 MB without.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
