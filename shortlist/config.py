@@ -155,7 +155,7 @@ class DcnConfig(_Section):
 
     structure: Literal["parallel", "stacked"] = "parallel"
     cross_layers: Annotated[int, Field(ge=0, le=8)] = 2
-    # Rank of a cross; 0 = full. Unset: 8 where the data has times, else full.
+    # Rank of a cross; 0 = full. Unset: 8; where the data has no times, the better of 8 and full.
     projection_dim: Annotated[int, Field(ge=0)] | None = None
     hidden: tuple[Positive, ...] = (64,)
     epochs: Positive = 30  # at most; training stops when held-out requests stop improving

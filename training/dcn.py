@@ -44,8 +44,6 @@ Progress = Callable[[int, int], None]
 # Logistic regression on the same inputs.
 LINEAR = DcnConfig(cross_layers=0, hidden=(), learning_rate=0.01, weight_decay=0.0001)
 TOKEN_DIM = 8
-# Of a cross, where the data has times: what it learns of one day should hold on another.
-_LASTING_RANK = 8
 _VALUE_LOSS = 0.1  # weight of the value's squared error beside the heads
 _FEWEST_STEPS = 40  # of an epoch; little data goes around several times in one
 _PATIENCE = 3  # epochs without a better held-out loss
@@ -60,7 +58,6 @@ class Sizes:
     heads: tuple[str, ...]
     loss_shares: npt.NDArray[np.float64]  # [H], how much of the loss each head is
     has_value: bool
-    has_time: bool
 
 
 Origins = Sequence[tuple[tf.Variable, tf.Tensor]]
@@ -80,7 +77,7 @@ class Dcn(tf.Module):
             tf.Variable(small((size, TOKEN_DIM)), name=name)
             for size, name in zip(sizes.vocabularies, ("item", "user", "context"), strict=True)
         )
-        low_rank = _rank_of(config, sizes.has_time)
+        low_rank = config.projection_dim or None
         self.crosses = [
             tfrs.layers.dcn.Cross(projection_dim=low_rank) for _ in range(config.cross_layers)
         ]
@@ -308,13 +305,6 @@ def _train_member(
         groups, held_out, config, sizes, seed=seed, progress=tell, share=share
     )
     return (_snapshot(model), epochs) if first else None
-
-
-def _rank_of(config: DcnConfig, has_time: bool) -> int | None:
-    """Of a cross; None = full."""
-    if config.projection_dim is None:
-        return _LASTING_RANK if has_time else None
-    return config.projection_dim or None
 
 
 def _begins_linear(config: DcnConfig) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from ranking_svc.models.dcn import (
     saved_model_inputs,
 )
 from ranking_svc.models.gbdt import TREES_FOLDER, save_heads
-from shortlist.config import RankingConfig
+from shortlist.config import DcnConfig, RankingConfig
 from shortlist.errors import ArtifactRefused
 from shortlist.features import Encoded
 from training.groups import Groups
-from training.judging import judge
+from training.judging import heads_loss, judge
 from training.rewards import Rewards
 
 __all__ = ["Crew", "Fitted", "check_parity", "fit_network", "fit_trees"]
@@ -34,6 +35,7 @@ Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
 _PARITY_REQUESTS = 8
+_LOW_RANK, _FULL_RANK = 8, 0  # of a cross
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +71,11 @@ def fit_network(
 ) -> Fitted:
     """Train a network, write its files to `folder`, and compare its engines.
 
+    Of several ranks that are tried, the one with the least loss on the held-out requests is kept.
     Raises `ArtifactRefused`.
     """
     # TensorFlow: in workers only.
-    from training.dcn import LINEAR, Sizes, train_dcn, train_dcn_together
+    from training.dcn import LINEAR, Dcn, Sizes, train_dcn, train_dcn_together
     from training.onnx_export import write_dcn
 
     sizes = Sizes(
@@ -85,16 +88,25 @@ def fit_network(
         heads=rewards.heads,
         loss_shares=rewards.loss_shares,
         has_value=rewards.value_scale is not None,
-        has_time=builder.spec.has_time,
     )
-    chosen = LINEAR if name == "linear" else config.dcn
-    if crew.workers > 1:
-        model, epochs = train_dcn_together(
-            crew.workers, groups, crew.groups_ref, chosen, sizes, seed=seed, progress=progress
-        )
-    else:
-        held_out = groups.held_out(seed)
-        model, epochs = train_dcn(groups, held_out, chosen, sizes, seed=seed, progress=progress)
+    tries = [LINEAR] if name == "linear" else _tries(config.dcn, builder.spec.has_time)
+    check = groups.checked(seed)
+
+    def train(place: int) -> tuple[Dcn, int, Floats]:
+        told = partial(_tell_part, progress, place, len(tries))
+        if crew.workers > 1:
+            model, epochs = train_dcn_together(
+                crew.workers, groups, crew.groups_ref, tries[place], sizes, seed=seed, progress=told
+            )
+        else:
+            held_out = groups.held_out(seed)
+            model, epochs = train_dcn(
+                groups, held_out, tries[place], sizes, seed=seed, progress=told
+            )
+        return model, epochs, model.predict(check)
+
+    trained = map(train, range(len(tries)))
+    model, epochs, outputs = min(trained, key=lambda one: heads_loss(one[2], check, rewards))
     weights = model.weights()
     weights.check()
     (folder / WEIGHTS_FOLDER).mkdir()
@@ -106,12 +118,23 @@ def fit_network(
     parity = check_parity(
         name, folder, builder, samples, [canonical.score(rows).columns for rows in samples]
     )
-    check = groups.checked(seed)
-    outputs = model.predict(check)
     return Fitted(
         held_out=outputs,
         metrics={**judge(outputs, check, rewards), "epochs": epochs, "parity": parity},
     )
+
+
+def _tries(config: DcnConfig, has_time: bool) -> list[DcnConfig]:
+    """With the ranks to choose from. Held-out requests can tell ranks apart where they are as later
+    ones, which they are not where there are times."""
+    if config.projection_dim is not None:
+        return [config]
+    ranks = [_LOW_RANK] if has_time else [_LOW_RANK, _FULL_RANK]
+    return [config.model_copy(update={"projection_dim": rank}) for rank in ranks]
+
+
+def _tell_part(progress: Progress, place: int, parts: int, done: int, total: int) -> None:
+    progress(place * total + done, parts * total)
 
 
 def fit_trees(

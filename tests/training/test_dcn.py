@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from ranking_svc.models import open_model
-from ranking_svc.models.dcn import ENGINES, PARITY, DcnWeights
+from ranking_svc.models.dcn import ENGINES, PARITY, WEIGHTS_FOLDER, DcnWeights
 from shortlist.config import DcnConfig, RankingConfig
 from shortlist.errors import ArtifactRefused
 from tests.ranking_svc.factory import HEADS
@@ -42,7 +43,6 @@ def sizes(rewards: Rewards = REWARDS) -> Sizes:
         heads=rewards.heads,
         loss_shares=rewards.loss_shares,
         has_value=rewards.value_scale is not None,
-        has_time=True,
     )
 
 
@@ -53,17 +53,26 @@ def train(groups: Groups, **changes: Any) -> Dcn:
     return model
 
 
-def fit(folder: Path, name: str = "dcn", **changes: Any) -> Fitted:
+def fit(
+    folder: Path,
+    name: str = "dcn",
+    *,
+    has_time: bool = True,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    **changes: Any,
+) -> Fitted:
     folder.mkdir()
+    builder = copy.copy(BUILDER)  # the same columns
+    builder.spec = replace(BUILDER.spec, has_time=has_time)
     return fit_network(
         name,
         random_groups(),
-        BUILDER,
+        builder,
         REWARDS,
         RankingConfig(dcn=DcnConfig(**SMALL | changes)),
         folder,
         seed=0,
-        progress=lambda *_: None,
+        progress=progress,
     )
 
 
@@ -266,22 +275,40 @@ def test_requests_of_a_single_user_can_be_learned_from() -> None:
     assert np.isfinite(train(groups, epochs=1).predict(groups)).all()
 
 
-@pytest.mark.parametrize(
-    ("projection_dim", "has_time", "rank"),
-    [(None, True, 8), (None, False, None), (3, False, 3), (0, True, None)],
-)
-def test_crosses_have_a_low_rank_where_there_are_times_unless_somebody_says_otherwise(
-    projection_dim: int | None, has_time: bool, rank: int | None
-) -> None:
-    from training.dcn import train_dcn
+def rank_in(folder: Path) -> int | None:
+    """Of a cross; None = full."""
+    kernels = DcnWeights.load(folder / WEIGHTS_FOLDER).crosses[0].kernels
+    return kernels[0].shape[1] if len(kernels) == 2 else None
 
-    groups = random_groups()
-    config = DcnConfig(cross_layers=1, hidden=(4,), epochs=1, projection_dim=projection_dim)
-    model, _ = train_dcn(groups, groups.held_out(0), config, replace(sizes(), has_time=has_time))
-    (cross,) = model.weights().crosses
-    shapes = [kernel.shape for kernel in cross.kernels]
-    width = model.weights().width
-    assert shapes == ([(width, width)] if rank is None else [(width, rank), (rank, width)])
+
+@pytest.mark.parametrize("has_time", [True, False])
+def test_a_rank_that_is_set_is_kept(tmp_path: Path, has_time: bool) -> None:
+    fit(tmp_path / "dcn", has_time=has_time, epochs=1, projection_dim=3)
+    assert rank_in(tmp_path / "dcn") == 3
+
+
+def test_with_times_crosses_have_rank_8(tmp_path: Path) -> None:
+    fit(tmp_path / "dcn", epochs=1)
+    assert rank_in(tmp_path / "dcn") == 8
+
+
+def test_without_times_held_out_requests_choose_the_rank(tmp_path: Path) -> None:
+    seen: list[float] = []
+    chosen = fit(
+        tmp_path / "chosen",
+        has_time=False,
+        epochs=2,
+        progress=lambda done, total: seen.append(done / total),
+    )
+    losses = {
+        rank: fit(tmp_path / str(rank), epochs=2, projection_dim=rank or 0).metrics["held_out_loss"]
+        for rank in (8, None)
+    }
+    assert losses[8] != losses[None]
+    assert rank_in(tmp_path / "chosen") == min(losses, key=losses.__getitem__)
+    assert chosen.metrics["held_out_loss"] == min(losses.values())
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
 
 
 def test_data_without_any_features_or_values_can_be_learned_from() -> None:

@@ -161,7 +161,6 @@ def _empty_model(weights: DcnWeights, item_slots: list[tuple[int, int]]) -> Dcn:
         heads=weights.heads,
         loss_shares=np.ones(len(weights.heads)),
         has_value=False,
-        has_time=True,
     )
     return Dcn(config, sizes, (weights.mean, weights.std))
 
