@@ -293,15 +293,16 @@ def test_with_times_crosses_have_rank_8(tmp_path: Path) -> None:
 
 
 def test_without_times_held_out_requests_choose_the_rank(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"cross_layers": 1, "hidden": (), "epochs": 1}
     seen: list[float] = []
     chosen = fit(
         tmp_path / "chosen",
         has_time=False,
-        epochs=2,
         progress=lambda done, total: seen.append(done / total),
+        **small,
     )
     losses = {
-        rank: fit(tmp_path / str(rank), epochs=2, projection_dim=rank or 0).metrics["held_out_loss"]
+        rank: fit(tmp_path / str(rank), projection_dim=rank or 0, **small).metrics["held_out_loss"]
         for rank in (8, None)
     }
     assert losses[8] != losses[None]
