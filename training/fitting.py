@@ -127,7 +127,7 @@ def fit_network(
 def _tries(config: DcnConfig, has_time: bool) -> list[DcnConfig]:
     """With the ranks to choose from. Held-out requests can tell ranks apart where they are as later
     ones, which they are not where there are times."""
-    if config.projection_dim is not None:
+    if config.projection_dim is not None or not config.cross_layers:
         return [config]
     ranks = [_LOW_RANK] if has_time else [_LOW_RANK, _FULL_RANK]
     return [config.model_copy(update={"projection_dim": rank}) for rank in ranks]

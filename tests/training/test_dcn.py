@@ -312,6 +312,19 @@ def test_without_times_held_out_requests_choose_the_rank(tmp_path: Path) -> None
     assert seen[-1] == 1
 
 
+def test_without_crosses_there_is_nothing_to_choose_between(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    fit(
+        tmp_path / "dcn",
+        has_time=False,
+        progress=lambda done, total: told.append((done, total)),
+        cross_layers=0,
+        hidden=(4,),
+        epochs=1,
+    )
+    assert {total for _, total in told} == {1}
+
+
 def test_data_without_any_features_or_values_can_be_learned_from() -> None:
     from training.dcn import train_dcn
 
