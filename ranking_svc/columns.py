@@ -131,6 +131,7 @@ class SourceColumns:
         proposed[mine] = known
 
 
+EVENTS = "user:events"  # 0 of whom nothing is known
 FUSED = "blend:fused"  # the logarithm of the blend's fused score
 
 
@@ -491,7 +492,7 @@ class MomentColumns:
     """How much the user did, how long ago, and what time it is."""
 
     names = (
-        "user:events",
+        EVENTS,
         "user:days_since_event",
         "moment:day_sin",
         "moment:day_cos",

@@ -22,6 +22,7 @@ __all__ = ["fit_mixture", "mixed"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+Booleans = npt.NDArray[np.bool_]
 
 _STEPS = 100
 _POINTS = 9  # of the way
@@ -33,6 +34,8 @@ _ENOUGH = 30  # users: what fewer say is chance, however sure the distribution i
 # What the blend counts beside models that count 1 together: between 0, which was best on test users
 # of the simulated world, and 1/2, which was best of MovieTweetings; docs/training.md.
 _OF_BLEND = 0.25
+# The same where nothing is known of the user, beside the trees alone; docs/training.md, too.
+_OF_BLEND_FOR_STRANGERS = 2.0
 
 
 def fit_mixture(
@@ -42,6 +45,7 @@ def fit_mixture(
     fused: Floats | None = None,
     *,
     has_time: bool = True,
+    strangers: Booleans | None = None,
 ) -> Mixture:
     """Weights of the models whose `outputs` on the requests are float32 [R, g, H (+ 1)].
 
@@ -55,12 +59,27 @@ def fit_mixture(
     *learned* weights, and these. They minimise the loss that the models were trained on, which is
     convex in them; of the way from the best model alone to there, they are the point with the best
     nDCG@20.
+
+    `strangers`, bool [R], are the requests of users without a history: with it these get a mixture
+    of their own. It begins with the trees and much more of the blend, as a line through what users
+    with histories did orders strangers by what is left of it, while trees ask first.
     """
     requests = _Requests(outputs=outputs, groups=groups, rewards=rewards, fused=fused)
-    mixtures = _mixtures(requests)
-    if len(requests.gains(mixtures[0])) < _ENOUGH:
-        return mixtures[0]
-    return mixtures[_first_but_good(_gains_of_others(requests), _WORTH_IT if has_time else 0.0)]
+    worth_it = _WORTH_IT if has_time else 0.0
+    mixture = _fit(requests, requests, worth_it)
+    if strangers is None:
+        return mixture
+    theirs = _fit(requests.take(strangers), replace(requests, of_strangers=True), worth_it)
+    return replace(mixture, strangers=theirs)
+
+
+def _fit(asked: _Requests, every: _Requests, worth_it: float) -> Mixture:
+    """The best mixture for what was `asked`; what few users say decides nothing but `every` head's
+    odds."""
+    if _users(asked) < _ENOUGH:
+        return _mixtures(every)[0]
+    asked = replace(asked, of_strangers=every.of_strangers)
+    return _mixtures(asked)[_first_but_good(_gains_of_others(asked), worth_it)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +90,7 @@ class _Requests:
     groups: Groups
     rewards: Rewards
     fused: Floats | None
+    of_strangers: bool = False
 
     def take(self, chosen: npt.NDArray[np.bool_]) -> _Requests:
         return replace(
@@ -87,6 +107,12 @@ class _Requests:
         )
 
 
+def _users(requests: _Requests) -> int:
+    """Those with something to be found."""
+    groups = requests.groups
+    return len(np.unique(groups.user[np.any((groups.labels > 0) & (groups.mass > 0), axis=1)]))
+
+
 def _mixtures(requests: _Requests) -> list[Mixture]:
     """The mixtures to choose from, the most trusted first."""
     outputs, groups, rewards = requests.outputs, requests.groups, requests.rewards
@@ -100,9 +126,14 @@ def _mixtures(requests: _Requests) -> list[Mixture]:
         names.append(BLEND)
     models = len(outputs)
     equal = _equal(names[:models])
+    of_blend = _OF_BLEND
+    if requests.of_strangers:
+        # Together about as much as for others, so that scores of both are of one size.
+        of_blend = _OF_BLEND_FOR_STRANGERS / (1 + _OF_BLEND_FOR_STRANGERS)
+        equal = _without_networks(names[:models]) / (1 + _OF_BLEND_FOR_STRANGERS)
     shared = (learned[:models] + equal) / 2
     silent = np.zeros(len(names) - models)
-    ways = [np.append(equal, silent + _OF_BLEND), np.append(shared, silent + _OF_BLEND)]
+    ways = [np.append(equal, silent + of_blend), np.append(shared, silent + of_blend)]
     ways.append(np.append(shared, silent))
     biased = [np.append(way, _biases(way, logits, groups, rewards)) for way in ways]
     plain = np.concatenate([learned[:models], silent, learned[models:]])
@@ -115,6 +146,12 @@ def _equal(names: Sequence[str]) -> Doubles:
     kinds = ["network" if name in NETWORKS else name for name in names]
     sizes = Counter(kinds)
     return np.array([1 / (len(sizes) * sizes[kind]) for kind in kinds])
+
+
+def _without_networks(names: Sequence[str]) -> Doubles:
+    """As much for each model that is no network; where all are, for each of them."""
+    others = [name for name in names if name not in NETWORKS] or list(names)
+    return np.array([(name in others) / len(others) for name in names])
 
 
 def _gains_of_others(requests: _Requests) -> Doubles:
@@ -173,8 +210,12 @@ def mixed(
     outputs: Mapping[str, Floats],
     rewards: Rewards,
     fused: Floats | None = None,
+    strangers: Booleans | None = None,
 ) -> Floats:
-    """The mixture's outputs, of the shape that its models' have."""
+    """The mixture's outputs, of the shape that its models' have, `strangers` as `fit_mixture`'s."""
+    if strangers is not None and mixture.strangers is not None:
+        both = [mixed(mixture.of(stranger=one), outputs, rewards, fused) for one in (False, True)]
+        return np.where(strangers[:, None, None], both[1], both[0])
     shape = next(iter(outputs.values())).shape[:2]
     heads = len(rewards.heads)
     flat = {

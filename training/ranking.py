@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from ranking_svc.columns import FUSED
+from ranking_svc.columns import EVENTS, FUSED
 from ranking_svc.features import FeatureSpec, ItemTable
 from ranking_svc.item_counts import ItemCounts
 from ranking_svc.models import TRAINABLE, model_folder
@@ -256,15 +256,27 @@ def _fit_ensemble(
     folder: Path,
 ) -> dict[str, Any]:
     check = groups.checked(lesson.seed)
-    fused = check.numeric[..., lesson.builder().names.index(FUSED)]
+    names = lesson.builder().names
+    fused = check.numeric[..., names.index(FUSED)]
+    strangers = (check.numeric[..., names.index(EVENTS)] == 0).all(axis=1)
     mixture: Mixture = fit_mixture(
-        outputs, check, lesson.rewards, fused, has_time=lesson.dataset.has_time
+        outputs,
+        check,
+        lesson.rewards,
+        fused,
+        has_time=lesson.dataset.has_time,
+        strangers=strangers,
     )
     home = model_folder(folder, Ensemble.name)
     home.mkdir(parents=True)
     mixture.save(home / MIXTURE_FILE)
-    judged = judge(mixed(mixture, outputs, lesson.rewards, fused), check, lesson.rewards)
-    return {**judged, "weights": dict(mixture.weights)}
+    together = mixed(mixture, outputs, lesson.rewards, fused, strangers)
+    judged = judge(together, check, lesson.rewards)
+    return {
+        **judged,
+        "weights": dict(mixture.weights),
+        "weights_of_strangers": dict(mixture.of(stranger=True).weights),
+    }
 
 
 @click.command(context_settings=JOB_CONTEXT)

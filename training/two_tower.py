@@ -44,7 +44,7 @@ from shortlist.config import TwoTowerConfig
 from shortlist.errors import ArtifactRefused
 from shortlist.features import Encoded
 from training.data_parallel import Alone, Share
-from training.dataset import Dataset
+from training.dataset import UNKNOWN_TIME_MS, Dataset
 from training.encoding import Encoders, context_columns, entity_columns, fit_encoders
 from training.sequences import UserSequences
 from training.spectrum import spectral_vectors
@@ -59,6 +59,7 @@ Tensors = dict[str, tf.Tensor]
 Progress = Callable[[str, int, int], None]
 Step = Callable[[Tensors], Mapping[str, Any]]
 
+_TOKEN_START = 0.25  # length of items' token embeddings in the beginning
 _TOKEN_DIM = 16  # of user and context tokens
 _UNIFORM_NEGATIVES = 2048
 _NO_HISTORY = 0.1  # share of examples trained as if the user were new
@@ -220,6 +221,8 @@ class _Examples:
         self._batch = min(config.batch_size, len(rows))
         self._seed = seed
         self.clicks = np.bincount(self._item, minlength=dataset.n_items)
+        self.drawn_from = self._draw_from(config.id_dropout)
+        self.negatives = min(_UNIFORM_NEGATIVES, len(self.drawn_from))
         if dataset.has_time:
             self._sequences = UserSequences(self._user, length=config.history_length)
             self.steps = len(rows) // self._batch
@@ -229,6 +232,7 @@ class _Examples:
                 self._item,
                 self._event_weight,
                 items=dataset.n_items,
+                drawn_from=self.drawn_from,
                 users_a_step=_USERS_A_STEP,
                 negatives=_UNIFORM_NEGATIVES,
             )
@@ -301,11 +305,33 @@ class _Examples:
             ),
         }
 
+    def _draw_from(self, id_dropout: float) -> npt.NDArray[np.int32]:
+        """The items that negatives are drawn from: all that were clicked, and some of the others.
+
+        One that was never clicked is known by its content in every step, the others in a share of
+        `id_dropout`; and it can be nothing but a negative. All of them would teach that content
+        alone, which is what new items have, is wanted by nobody. So of these are as many as content
+        counts of the others, and of those that came late as many as there was time to click them.
+        """
+        rng = np.random.default_rng(self._seed)
+        chance = np.where(self.clicks > 0, 1.0, id_dropout * self._exposure())
+        return np.flatnonzero(rng.random(len(chance)) < chance).astype(np.int32)
+
+    def _exposure(self) -> npt.NDArray[np.float64]:
+        """The share of what was learned that is of the time since each item was published."""
+        published = self.dataset.published_ms
+        if not self.dataset.has_time:
+            return np.ones(len(published))
+        order = np.argsort(self._time)
+        before = np.append(0.0, np.cumsum(self._example_weight[order], dtype=np.float64))
+        since = 1 - before[np.searchsorted(self._time[order], published)] / before[-1]
+        return np.where(published == UNKNOWN_TIME_MS, 1.0, since)
+
     def sampling_probability(self) -> Floats:
-        """How likely each item is among the candidates of a step, per drawn candidate."""
-        uniform = min(_UNIFORM_NEGATIVES, self.dataset.n_items)
+        """How likely each item of `drawn_from` is among candidates, per drawn one."""
         in_batch = self.clicks / self.clicks.sum() * self._batch
-        mixed = (in_batch + uniform / self.dataset.n_items) / (self._batch + uniform)
+        drawn = self.negatives / len(self.drawn_from)
+        mixed = (in_batch + drawn) / (self._batch + self.negatives)
         return mixed.astype(np.float32)
 
 
@@ -333,6 +359,7 @@ class _TwoTowerModel(tfrs.Model):
             remove_accidental_hits=True,
         )
         self._probability = tf.constant(examples.sampling_probability())
+        self._drawn_from = tf.constant(examples.drawn_from)
 
     def _make_item_variables(self, examples: _Examples, dim: int) -> None:
         small = tf.random_normal_initializer(stddev=dim**-0.5)
@@ -340,15 +367,22 @@ class _TwoTowerModel(tfrs.Model):
         self._ids = self.add_weight(
             name="ids", shape=(len(examples.clicks), dim), initializer=small
         )
+        # Much shorter than ids: a word begins as noise, which rare ones never lose.
+        quiet = tf.random_normal_initializer(stddev=_TOKEN_START * dim**-0.5)
         self._item_tokens = self.add_weight(
-            name="item_tokens", shape=(encoder.vocabulary_size, dim), initializer=small
+            name="item_tokens", shape=(encoder.vocabulary_size, dim), initializer=quiet
         )
+        # And what no clicked item has says nothing: only new items have it.
+        told = np.unique(items.tokens[examples.clicks > 0])
+        known = np.isin(np.arange(encoder.vocabulary_size), told)[:, None]
+        self._item_tokens.assign(self._item_tokens * known.astype(np.float32))
         self._item_numeric = self.add_weight(
             name="item_numeric", shape=(items.numeric.shape[1], dim), initializer="zeros"
         )
         # What any item has, so that one without clicks and content has a vector, too.
         self._any_item = self.add_weight(name="any_item", shape=(1, dim), initializer=small)
-        self._tokens, self._token_weights = tf.constant(items.tokens), tf.constant(items.weights)
+        self._tokens = tf.constant(items.tokens)
+        self._token_weights = tf.constant(items.weights * known[items.tokens, 0])
         self._numbers = tf.constant(items.numeric)
         # Without content an id is all that an item has: it is never dropped.
         described = np.concatenate([items.tokens, items.numeric], axis=1) != 0
@@ -446,8 +480,8 @@ class _TwoTowerModel(tfrs.Model):
         """`history` and `candidates` become places among `rows`: each item that the step needs goes
         through the tower once. The first candidates are to be found, the others are negatives.
         """
-        count = len(self._examples.clicks)
-        negatives = self._random.uniform((min(_UNIFORM_NEGATIVES, count),), 0, count, tf.int32)
+        shape, among = (self._examples.negatives,), len(self._examples.drawn_from)
+        negatives = tf.gather(self._drawn_from, self._random.uniform(shape, 0, among, tf.int32))
         history, candidates = inputs["history"], tf.concat([inputs["item"], negatives], axis=0)
         rows, place = tf.unique(tf.concat([tf.reshape(history, [-1]), candidates], axis=0))
         in_history = tf.size(history)

@@ -34,7 +34,10 @@ class SetBatch:
 
 
 class UserSets:
-    """Every user's items once each, with the weight of the heaviest interaction."""
+    """Every user's items once each, with the weight of the heaviest interaction.
+
+    Negatives are drawn from `drawn_from`, item rows, which have all that anybody liked.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class UserSets:
         weight: Floats,
         *,
         items: int,
+        drawn_from: npt.NDArray[np.integer],
         users_a_step: int,
         negatives: int,
     ) -> None:
@@ -53,7 +57,8 @@ class UserSets:
         self._item, self._weight = item[self._row].astype(np.int64), weight[self._row]
         _, first, count = np.unique(user[self._row], return_index=True, return_counts=True)
         self._first, self._count = first, count
-        self._items, self._negatives = items, min(negatives, items)
+        self._items, self._drawn_from = items, drawn_from
+        self._negatives = min(negatives, len(drawn_from))
         self._users_a_step = min(users_a_step, len(first))
         self._log_chance = self._chances()
         self.steps = len(first) // self._users_a_step
@@ -75,7 +80,7 @@ class UserSets:
         full = np.bincount(owner, weights=~known, minlength=len(users)) == 0
         known[np.cumsum(count)[full] - 1] = False
         targets, told = pair[~known], pair[known]
-        drawn = rng.integers(self._items, size=self._negatives)
+        drawn = self._drawn_from[rng.integers(len(self._drawn_from), size=self._negatives)]
         candidates = np.unique(np.concatenate([self._item[targets], drawn]))
         history, place = np.unique(self._item[told], return_inverse=True)
         at = np.minimum(np.searchsorted(candidates, self._item[told]), len(candidates) - 1)
@@ -99,8 +104,11 @@ class UserSets:
         )
 
     def _chances(self) -> Floats:
-        """Log of the chance that an item is among a step's candidates: as a target, or drawn."""
+        """Log of the chance that an item is among a step's candidates: as a target, or drawn.
+
+        What is neither never is there, and has no meaning here.
+        """
         share = np.bincount(self._item, minlength=self._items) / len(self._first)
         missed = (1 - np.minimum(share * (1 - _KEPT), 1)) ** self._users_a_step
-        missed *= (1 - 1 / self._items) ** self._negatives
+        missed *= (1 - 1 / len(self._drawn_from)) ** self._negatives
         return np.log(np.maximum(1 - missed, 1e-9)).astype(np.float32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ranking_svc.columns import FUSED
+from ranking_svc.columns import EVENTS, FUSED
 from ranking_svc.features import FeatureBuilder
 from ranking_svc.models.base import Model, Outputs, Worth, combine
 from ranking_svc.models.blend_order import BlendOrder
@@ -53,8 +53,10 @@ def open_models(
             models[name] = open_model(name, model_folder(artifact, name), builder, engine)
     if Ensemble.name in names:
         mixture = Mixture.load(model_folder(artifact, Ensemble.name) / MIXTURE_FILE)
-        fused = builder.names.index(FUSED) if FUSED in builder.names else None
-        models[Ensemble.name] = Ensemble(mixture, models, fused=fused)
+        place = {name: column for column, name in enumerate(builder.names)}
+        models[Ensemble.name] = Ensemble(
+            mixture, models, fused=place.get(FUSED), events=place.get(EVENTS)
+        )
     return {**models, BlendOrder.name: BlendOrder()}
 
 

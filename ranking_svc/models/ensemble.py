@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,24 +33,42 @@ class Mixture:
 
     weights: Mapping[str, float]  # model, or `BLEND` -> at least 0
     biases: Mapping[str, float]  # head -> log odds
+    strangers: Mixture | None = None  # for users without a history; None: the same
 
     def save(self, path: Path) -> None:
-        content = {"weights": dict(self.weights), "biases": dict(self.biases)}
-        path.write_text(json.dumps(content, indent=2), "utf-8")
+        path.write_text(json.dumps(self._document(), indent=2), "utf-8")
+
+    def of(self, *, stranger: bool) -> Mixture:
+        """The mixture for a user with a history, or without one."""
+        return self.strangers if stranger and self.strangers else self
+
+    @property
+    def members(self) -> frozenset[str]:
+        """What counts, for users with a history."""
+        return frozenset(name for name, weight in self.weights.items() if weight > 0)
 
     @staticmethod
     def load(path: Path) -> Mixture:
         """Raises `ArtifactCorrupt` or `ArtifactRefused`."""
-        content = load_json(path)
         try:
-            mixture = Mixture(
-                weights={str(name): float(one) for name, one in content["weights"].items()},
-                biases={str(name): float(one) for name, one in content["biases"].items()},
-            )
+            mixture = Mixture._of_document(load_json(path))
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise ArtifactCorrupt(f"{path.name} is no mixture of models: {error!r}") from None
         mixture.check()
         return mixture
+
+    def _document(self) -> dict[str, Any]:
+        mine: dict[str, Any] = {"weights": dict(self.weights), "biases": dict(self.biases)}
+        return mine | {"strangers": self.strangers._document()} if self.strangers else mine
+
+    @staticmethod
+    def _of_document(content: Mapping[str, Any]) -> Mixture:
+        strangers = content.get("strangers")
+        return Mixture(
+            weights={str(name): float(one) for name, one in content["weights"].items()},
+            biases={str(name): float(one) for name, one in content["biases"].items()},
+            strangers=None if strangers is None else Mixture._of_document(strangers),
+        )
 
     def check(self) -> None:
         weights, biases = list(self.weights.values()), list(self.biases.values())
@@ -57,15 +76,18 @@ class Mixture:
             raise ArtifactRefused("the ensemble's weights hold NaN or Inf")
         if min(weights, default=0) < 0 or not any(weights):
             raise ArtifactRefused(f"the ensemble's weights are {weights}")
+        if self.strangers:
+            self.strangers.check()
 
 
 def mix(mixture: Mixture, heads: tuple[str, ...], outputs: Mapping[str, Outputs]) -> Outputs:
     """The mixture of the models' outputs. Values are averaged over the models that have them."""
+    weight = {name: mixture.weights.get(name, 0.0) for name in outputs}
     logits = np.array([mixture.biases[head] for head in heads])
-    logits = logits + sum(mixture.weights[name] * one.logits for name, one in outputs.items())
+    logits = logits + sum(weight[name] * one.logits for name, one in outputs.items())
     valued = {name: one.values for name, one in outputs.items() if one.values is not None}
-    trust = sum(mixture.weights[name] for name in valued)
-    values = sum(mixture.weights[name] * value for name, value in valued.items())
+    trust = sum(weight[name] for name in valued)
+    values = sum(weight[name] * value for name, value in valued.items())
     return Outputs(
         logits=logits.astype(np.float32),
         values=np.asarray(values / trust, np.float32) if trust else None,
@@ -83,14 +105,22 @@ class Ensemble:
     name = "ensemble"
 
     def __init__(
-        self, mixture: Mixture, models: Mapping[str, Model], *, fused: int | None = None
+        self,
+        mixture: Mixture,
+        models: Mapping[str, Model],
+        *,
+        fused: int | None = None,
+        events: int | None = None,
     ) -> None:
-        """`fused` is the column of `FeatureRows.numeric` with the logarithm of the fused score.
+        """Of the columns of `FeatureRows.numeric`, `fused` has the logarithm of the fused score,
+        and `events` how much is known of the user; without it nobody is taken for a stranger.
 
         Raises `ArtifactCorrupt` for members that are not there or have other heads.
         """
-        members = {name for name, weight in mixture.weights.items() if weight > 0}
+        mixtures = [mixture.of(stranger=stranger) for stranger in (False, True)]
+        members = {name for one in mixtures for name in one.members}
         self._fused = fused if BLEND in members else None
+        self._events = events if mixture.strangers else None
         if BLEND in members and fused is None:
             raise ArtifactCorrupt("the ensemble counts on the blend, which is no feature")
         members -= {BLEND}
@@ -101,19 +131,25 @@ class Ensemble:
         self._mixture = mixture
         self._members = {name: models[name] for name in sorted(members)}
         self.heads = next(iter(self._members.values())).heads
-        if any(one.heads != self.heads for one in self._members.values()) or set(self.heads) - set(
-            mixture.biases
+        if any(one.heads != self.heads for one in self._members.values()) or any(
+            set(self.heads) - set(one.biases) for one in mixtures
         ):
             raise ArtifactCorrupt("the models of the ensemble do not have the same heads")
 
     def score(self, rows: FeatureRows) -> Outputs:
-        outputs = {name: model.score(rows) for name, model in self._members.items()}
-        if self._fused is not None:
+        mixture = self._mixture.of(stranger=self._of_stranger(rows))
+        asked = [name for name in self._members if name in mixture.members]
+        outputs = {name: self._members[name].score(rows) for name in asked}
+        if self._fused is not None and BLEND in mixture.members:
             outputs[BLEND] = blend_outputs(rows.numeric[:, self._fused], len(self.heads))
-        return mix(self._mixture, self.heads, outputs)
+        return mix(mixture, self.heads, outputs)
+
+    def _of_stranger(self, rows: FeatureRows) -> bool:
+        """Whether nothing is known of the user, who is one: all rows are of one request."""
+        return self._events is not None and not rows.numeric[:, self._events].any()
 
     def over(self, models: Mapping[str, Model]) -> Ensemble:
         """The same mixture of other instances of its members."""
-        return Ensemble(self._mixture, models, fused=self._fused)
+        return Ensemble(self._mixture, models, fused=self._fused, events=self._events)
 
     def refresh(self, items: npt.NDArray[np.int64]) -> None: ...  # its members do so themselves

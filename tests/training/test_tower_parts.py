@@ -49,6 +49,7 @@ def sets(seed: int = 0) -> Arrays:
         item.astype(np.int32),
         rng.random(200).astype(np.float32),
         items=ITEMS,
+        drawn_from=np.arange(ITEMS),
         users_a_step=QUERIES,
         negatives=DRAWN,
     )

@@ -13,7 +13,15 @@ def random_sets(seed: int = 0, *, negatives: int = 20, users_a_step: int = 8) ->
     user = rng.integers(0, 20, 300).astype(np.int32)
     item = rng.integers(0, ITEMS, 300).astype(np.int32)
     weight = rng.integers(1, 4, 300).astype(np.float32)
-    sets = UserSets(user, item, weight, items=ITEMS, users_a_step=users_a_step, negatives=negatives)
+    sets = UserSets(
+        user,
+        item,
+        weight,
+        items=ITEMS,
+        drawn_from=np.arange(ITEMS),
+        users_a_step=users_a_step,
+        negatives=negatives,
+    )
     return user, item, weight, sets
 
 
@@ -86,6 +94,7 @@ def test_a_user_with_one_item_has_it_to_predict() -> None:
         np.array([3], np.int32),
         np.ones(1, np.float32),
         items=5,
+        drawn_from=np.arange(5),
         users_a_step=256,
         negatives=4,
     )
