@@ -107,6 +107,52 @@ def test_the_blend_has_a_say_unless_it_surely_leads_astray() -> None:
     assert fit_mixture(outputs, GROUPS, REWARDS, misleads).weights[BLEND] == 0
 
 
+def of_strangers(**outputs: Floats) -> dict[str, float]:
+    """Their weights, where every other request is of somebody of whom nothing is known."""
+    some = np.arange(len(GROUPS)) % 2 == 0
+    fused = guess(1.5, 9)[..., 0]
+    mixture = fit_mixture(outputs, GROUPS, REWARDS, fused, strangers=some)
+    assert mixture.strangers is not None
+    assert fit_mixture(outputs, GROUPS, REWARDS, fused) == replace(mixture, strangers=None)
+    return dict(mixture.strangers.weights)
+
+
+def test_strangers_begin_with_the_trees_and_the_blend() -> None:
+    alike = {name: guess(2.0, 0) for name in ("dcn", "gbdt", "linear")}
+    assert of_strangers(**alike) == pytest.approx(
+        {"dcn": 0, "gbdt": 1 / 3, "linear": 0, BLEND: 2 / 3}
+    )
+    networks = {name: guess(2.0, 0) for name in ("dcn", "linear")}
+    assert of_strangers(**networks) == pytest.approx({"dcn": 1 / 6, "linear": 1 / 6, BLEND: 2 / 3})
+
+
+def test_what_strangers_surely_gain_by_is_learned_of_strangers() -> None:
+    weights = of_strangers(dcn=guess(0.1, 0), gbdt=-guess(1.0, 1))
+    assert weights["dcn"] > 0.1 > 0.01 > weights["gbdt"]
+
+
+def test_few_strangers_get_what_all_begin_with_and_the_odds_of_all() -> None:
+    outputs = {"dcn": guess(0.1, 0), "gbdt": guess(3.0, 1)}
+    fused = guess(2.0, 9)[..., 0]
+    few, none = (np.arange(len(GROUPS)) < count for count in (29, 0))
+    first, second = (
+        fit_mixture(outputs, GROUPS, REWARDS, fused, strangers=one).strangers for one in (few, none)
+    )
+    assert first == second
+    assert first is not None
+    assert first.weights == pytest.approx({"dcn": 0, "gbdt": 1 / 3, BLEND: 2 / 3})
+
+
+def test_each_request_is_mixed_for_whom_it_is_of() -> None:
+    outputs = {"dcn": guess(2.0, 0), "gbdt": guess(2.0, 1)}
+    fused, some = guess(2.0, 3)[..., 0], np.arange(len(GROUPS)) % 3 == 0
+    mixture = fit_mixture(outputs, GROUPS, REWARDS, fused, strangers=some)
+    together = mixed(mixture, outputs, REWARDS, fused, some)
+    for mask, stranger in ((some, True), (~some, False)):
+        alone = mixed(mixture.of(stranger=stranger), outputs, REWARDS, fused)
+        np.testing.assert_array_equal(together[mask], alone[mask])
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_weights_that_are_only_good_for_whom_they_were_learned_from_are_not_taken(
     seed: int,

@@ -241,6 +241,54 @@ def test_id_dropout_leaves_the_content_of_items_only() -> None:
     assert not np.isclose(whole, content, atol=1e-5).all(axis=1).any()
 
 
+@pytest.mark.parametrize("timed", [True, False], ids=["sequences", "sets"])
+def test_what_nobody_clicked_is_a_negative_as_often_as_content_counts_of_others(
+    timed: bool,
+) -> None:
+    published = [0] * 20 + [0] * 400 + [5 * DAY_MS] * 400 + [11 * DAY_MS] * 400 + [None] * 400
+    dataset = tiny_dataset(
+        np.arange(1000) % 50,
+        np.arange(1000) % 20,
+        items=len(published),
+        time_ms=np.linspace(0, 10 * DAY_MS, 1000).astype(int) if timed else None,
+        published_ms=published,
+    )
+    drawn = begun(dataset)[0].drawn_from  # with an id dropout of 0.3
+    clicked, *others = (
+        np.isin(rows, drawn).mean()
+        for rows in np.split(np.arange(len(published)), [20, 420, 820, 1220])
+    )
+    assert clicked == 1
+    # There from the first day, half of the time, never, and nobody knows since when.
+    share = [0.3, 0.15, 0, 0.3] if timed else [0.3] * 4
+    assert others == pytest.approx(share, abs=0.08)
+    assert others[2] == 0 or not timed
+
+
+def test_a_word_that_only_new_items_have_says_nothing(train: Any) -> None:
+    words = ["old"] * 80 + ["old", "old", "unheard", "unheard"]
+    kinds = [["even", "odd"][n % 2] for n in range(84)]
+    plain, spoken = (
+        tiny_dataset(
+            two_tastes().events.user,
+            two_tastes().events.item,
+            users=60,
+            items=84,
+            time_ms=two_tastes().events.time_ms,
+            item_features={"kind": ("categorical", kinds), "word": ("categorical", column)},
+        )
+        for column in (["old"] * 80 + ["old", "old", None, None], words)
+    )
+    for dataset in (plain, spoken):
+        model = train(dataset)
+        columns = entity_columns(dataset.items, dataset.schema.item_features)
+        keys = dataset.item_keys[82:]
+        nothing = {name: values[82:] for name, values in columns.items()} | {"word": [None, None]}
+        np.testing.assert_allclose(
+            model.item_vectors[82:], model.item_encoder.encode(keys, nothing), atol=1e-6
+        )
+
+
 def test_progress_goes_from_nothing_to_all(train: Any) -> None:
     reports: list[tuple[int, int]] = []
     train(rich_dataset(), progress=lambda _, done, total: reports.append((done, total)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,15 +59,45 @@ def test_a_model_that_does_not_count_is_not_asked() -> None:
     assert np.isfinite(outputs.logits).all()
 
 
-def test_a_saved_mixture_is_read_back(tmp_path: Path) -> None:
-    saved = mixture(a=0.25, b=1.0)
+def test_strangers_have_a_mixture_of_their_own() -> None:
+    models = {"a": Fixed("a", 1.0), "b": Fixed("b", 3.0)}
+    both = replace(mixture(a=1.0), strangers=mixture(b=2.0, blend=0.5))
+    one = Ensemble(both, models, fused=1, events=0)
+    known: Any = SimpleNamespace(numeric=np.array([[2, -1]] * 3, np.float32))
+    stranger: Any = SimpleNamespace(numeric=np.array([[0, -2]] * 3, np.float32))
+    for same in (one, one.over(models)):
+        np.testing.assert_allclose(same.score(known).logits, [[1.5, 0.5]] * 3)
+        np.testing.assert_allclose(same.score(stranger).logits, [[5.5, 4.5]] * 3)
+    nobody = Ensemble(both, models, fused=1)  # features do not tell who is one
+    np.testing.assert_allclose(nobody.score(stranger).logits, [[1.5, 0.5]] * 3)
+
+
+def test_what_only_strangers_count_on_has_to_be_there() -> None:
+    both = replace(mixture(a=1.0), strangers=mixture(b=2.0, blend=0.5))
+    with pytest.raises(ArtifactCorrupt, match="'b', which is not there"):
+        Ensemble(both, {"a": Fixed("a", 1.0)}, fused=0)
+    with pytest.raises(ArtifactCorrupt, match="the blend, which is no feature"):
+        Ensemble(both, {"a": Fixed("a", 1.0), "b": Fixed("b", 1.0)})
+
+
+@pytest.mark.parametrize("strangers", [None, mixture(b=1.0)])
+def test_a_saved_mixture_is_read_back(tmp_path: Path, strangers: Mixture | None) -> None:
+    saved = replace(mixture(a=0.25, b=1.0), strangers=strangers)
     saved.save(tmp_path / "ensemble.json")
     assert Mixture.load(tmp_path / "ensemble.json") == saved
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"weights": {"a": "much"}, "biases": {}}', '{"weights": 1, "biases": {}}'],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"weights": {"a": "much"}, "biases": {}}',
+        '{"weights": 1, "biases": {}}',
+        '{"weights": {"a": 1}, "biases": {}, "strangers": {"weights": {"a": 1}}}',
+        '{"weights": {"a": 1}, "biases": {}, "strangers": 1}',
+    ],
 )
 def test_a_file_that_is_no_mixture_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "ensemble.json").write_text(text)
@@ -74,7 +105,16 @@ def test_a_file_that_is_no_mixture_is_refused(tmp_path: Path, text: str) -> None
         Mixture.load(tmp_path / "ensemble.json")
 
 
-@pytest.mark.parametrize("weights", ['{"a": NaN}', '{"a": -1}', '{"a": 0}', "{}"])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        '{"a": NaN}',
+        '{"a": -1}',
+        '{"a": 0}',
+        "{}",
+        '{"a": 1}, "strangers": {"weights": {"a": -1}, "biases": {}}',
+    ],
+)
 def test_weights_that_make_no_mixture_are_refused(tmp_path: Path, weights: str) -> None:
     (tmp_path / "ensemble.json").write_text(f'{{"weights": {weights}, "biases": {{}}}}')
     with pytest.raises(ArtifactRefused, match="weights"):
