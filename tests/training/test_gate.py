@@ -53,7 +53,7 @@ def forget(folder: Path) -> None:
     path = model_folder(folder, Ensemble.name) / MIXTURE_FILE
     mixture = Mixture.load(path)
     alone = {name: float(name == "dcn") for name in mixture.weights}
-    replace(mixture, weights=alone).save(path)
+    replace(mixture, weights=alone, strangers=None).save(path)
 
 
 @pytest.mark.parametrize("tier", ["retrieval", "ranking"])

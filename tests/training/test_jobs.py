@@ -206,6 +206,8 @@ def test_the_ranker_names_its_parents_features_and_parity(
     assert set(metrics) == set(meta["models"])
     for name in ("dcn", "gbdt", "linear"):
         assert max(metrics[name]["parity"].values()) <= 1e-4
+    blend = [metrics["ensemble"][key]["blend"] for key in ("weights", "weights_of_strangers")]
+    assert blend[0] < blend[1]
     assert meta["metrics"]["requests"] > meta["metrics"]["held_out_requests"] > 0
 
 
