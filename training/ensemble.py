@@ -31,11 +31,10 @@ _SURE = 0.975  # of Student's distribution, for as many users as there are
 # users smaller gains turned out as losses as often as not.
 _WORTH_IT = 0.1
 _ENOUGH = 30  # users: what fewer say is chance, however sure the distribution is
-# What the blend counts beside models that count 1 together: between 0, which was best on test users
-# of the simulated world, and 1/2, which was best of MovieTweetings; docs/training.md.
-_OF_BLEND = 0.25
-# The same where nothing is known of the user, beside the trees alone; docs/training.md, too.
-_OF_BLEND_FOR_STRANGERS = 2.0
+# What the blend counts beside models that count 1 together. With times, models have learned of
+# other days than those that they are asked about, and the blend knows what is liked now;
+# docs/training.md has the figures, for strangers beside the trees alone.
+_OF_BLEND, _OF_BLEND_WITHOUT_TIMES, _OF_BLEND_FOR_STRANGERS = 1.0, 0.25, 2.0
 
 
 def fit_mixture(
@@ -64,8 +63,10 @@ def fit_mixture(
     of their own. It begins with the trees and much more of the blend, as a line through what users
     with histories did orders strangers by what is left of it, while trees ask first.
     """
-    requests = _Requests(outputs=outputs, groups=groups, rewards=rewards, fused=fused)
-    worth_it = _WORTH_IT if has_time else 0.0
+    of_blend, worth_it = (_OF_BLEND, _WORTH_IT) if has_time else (_OF_BLEND_WITHOUT_TIMES, 0.0)
+    requests = _Requests(
+        outputs=outputs, groups=groups, rewards=rewards, fused=fused, of_blend=of_blend
+    )
     mixture = _fit(requests, requests, worth_it)
     if strangers is None:
         return mixture
@@ -90,6 +91,7 @@ class _Requests:
     groups: Groups
     rewards: Rewards
     fused: Floats | None
+    of_blend: float
     of_strangers: bool = False
 
     def take(self, chosen: npt.NDArray[np.bool_]) -> _Requests:
@@ -126,7 +128,7 @@ def _mixtures(requests: _Requests) -> list[Mixture]:
         names.append(BLEND)
     models = len(outputs)
     equal = _equal(names[:models])
-    of_blend = _OF_BLEND
+    of_blend = requests.of_blend
     if requests.of_strangers:
         # Together about as much as for others, so that scores of both are of one size.
         of_blend = _OF_BLEND_FOR_STRANGERS / (1 + _OF_BLEND_FOR_STRANGERS)

@@ -81,16 +81,21 @@ class Mixture:
 
 
 def mix(mixture: Mixture, heads: tuple[str, ...], outputs: Mapping[str, Outputs]) -> Outputs:
-    """The mixture of the models' outputs. Values are averaged over the models that have them."""
+    """The mixture of the models' outputs. Values are averaged over the models that have them: by
+    their weights, or evenly where none of them counts otherwise."""
     weight = {name: mixture.weights.get(name, 0.0) for name in outputs}
     logits = np.array([mixture.biases[head] for head in heads])
-    logits = logits + sum(weight[name] * one.logits for name, one in outputs.items())
+    logits = logits + sum(
+        weight[name] * one.logits for name, one in outputs.items() if weight[name]
+    )
     valued = {name: one.values for name, one in outputs.items() if one.values is not None}
-    trust = sum(weight[name] for name in valued)
-    values = sum(weight[name] * value for name, value in valued.items())
+    trust = {name: weight[name] for name in valued}
+    if not any(trust.values()):
+        trust = dict.fromkeys(valued, 1.0)
+    values = sum(trust[name] * value for name, value in valued.items())
     return Outputs(
         logits=logits.astype(np.float32),
-        values=np.asarray(values / trust, np.float32) if trust else None,
+        values=np.asarray(values / sum(trust.values()), np.float32) if valued else None,
     )
 
 
@@ -138,9 +143,8 @@ class Ensemble:
 
     def score(self, rows: FeatureRows) -> Outputs:
         mixture = self._mixture.of(stranger=self._of_stranger(rows))
-        asked = [name for name in self._members if name in mixture.members]
-        outputs = {name: self._members[name].score(rows) for name in asked}
-        if self._fused is not None and BLEND in mixture.members:
+        outputs = {name: model.score(rows) for name, model in self._members.items()}
+        if self._fused is not None:
             outputs[BLEND] = blend_outputs(rows.numeric[:, self._fused], len(self.heads))
         return mix(mixture, self.heads, outputs)
 

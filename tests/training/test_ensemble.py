@@ -144,13 +144,15 @@ def test_few_strangers_get_what_all_begin_with_and_the_odds_of_all() -> None:
 
 
 def test_each_request_is_mixed_for_whom_it_is_of() -> None:
-    outputs = {"dcn": guess(2.0, 0), "gbdt": guess(2.0, 1)}
+    values = np.ones((*GROUPS.mass.shape, 1), np.float32)
+    outputs = {"dcn": np.concatenate([guess(2.0, 0), values], axis=2), "gbdt": guess(2.0, 1)}
     fused, some = guess(2.0, 3)[..., 0], np.arange(len(GROUPS)) % 3 == 0
     mixture = fit_mixture(outputs, GROUPS, REWARDS, fused, strangers=some)
     together = mixed(mixture, outputs, REWARDS, fused, some)
     for mask, stranger in ((some, True), (~some, False)):
         alone = mixed(mixture.of(stranger=stranger), outputs, REWARDS, fused)
         np.testing.assert_array_equal(together[mask], alone[mask])
+    np.testing.assert_array_equal(together[..., 2], 1)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

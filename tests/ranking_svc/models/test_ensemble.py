@@ -72,6 +72,15 @@ def test_strangers_have_a_mixture_of_their_own() -> None:
     np.testing.assert_allclose(nobody.score(stranger).logits, [[1.5, 0.5]] * 3)
 
 
+def test_strangers_have_values_though_models_that_predict_them_do_not_count() -> None:
+    models = {"a": Fixed("a", 1.0, value=2.0), "b": Fixed("b", 3.0), "c": Fixed("c", 0.0, 5.0)}
+    both = replace(mixture(a=1.0, b=1.0, c=2.0), strangers=mixture(b=2.0))
+    one = Ensemble(both, models, events=0)
+    for events, value in ((1, 4.0), (0, 3.5)):
+        rows: Any = SimpleNamespace(numeric=np.full((3, 1), events, np.float32))
+        np.testing.assert_allclose(one.score(rows).values, [value] * 3)
+
+
 def test_what_only_strangers_count_on_has_to_be_there() -> None:
     both = replace(mixture(a=1.0), strangers=mixture(b=2.0, blend=0.5))
     with pytest.raises(ArtifactCorrupt, match="'b', which is not there"):
