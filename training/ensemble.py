@@ -127,15 +127,14 @@ def _mixtures(requests: _Requests) -> list[Mixture]:
         logits = np.concatenate([logits, said[None].astype(np.float64)])
         names.append(BLEND)
     models = len(outputs)
-    equal = _equal(names[:models])
-    of_blend = requests.of_blend
-    if requests.of_strangers:
-        # Together about as much as for others, so that scores of both are of one size.
-        of_blend = _OF_BLEND_FOR_STRANGERS / (1 + _OF_BLEND_FOR_STRANGERS)
-        equal = _without_networks(names[:models]) / (1 + _OF_BLEND_FOR_STRANGERS)
+    first = _without_networks if requests.of_strangers else _equal
+    of_blend = _OF_BLEND_FOR_STRANGERS if requests.of_strangers else requests.of_blend
+    equal = first(names[:models])
     shared = (learned[:models] + equal) / 2
     silent = np.zeros(len(names) - models)
-    ways = [np.append(equal, silent + of_blend), np.append(shared, silent + of_blend)]
+    # Of all that counts the mean, so that the scores of strangers and of others are of one size.
+    whole = 1 + of_blend * len(silent)
+    ways = [np.append(one, silent + of_blend) / whole for one in (equal, shared)]
     ways.append(np.append(shared, silent))
     biased = [np.append(way, _biases(way, logits, groups, rewards)) for way in ways]
     plain = np.concatenate([learned[:models], silent, learned[models:]])
