@@ -77,7 +77,8 @@ def fit_mixture(
 def _fit(asked: _Requests, every: _Requests, worth_it: float) -> Mixture:
     """The best mixture for what was `asked`; what few users say decides nothing but `every` head's
     odds."""
-    if _users(asked) < _ENOUGH:
+    alone = next(iter(asked.outputs.values()))
+    if len(ndcg_by_user(alone, asked.groups, asked.rewards)) < _ENOUGH:
         return _mixtures(every)[0]
     asked = replace(asked, of_strangers=every.of_strangers)
     return _mixtures(asked)[_first_but_good(_gains_of_others(asked), worth_it)]
@@ -107,12 +108,6 @@ class _Requests:
         return ndcg_by_user(
             mixed(mixture, self.outputs, self.rewards, self.fused), self.groups, self.rewards
         )
-
-
-def _users(requests: _Requests) -> int:
-    """Those with something to be found."""
-    groups = requests.groups
-    return len(np.unique(groups.user[np.any((groups.labels > 0) & (groups.mass > 0), axis=1)]))
 
 
 def _mixtures(requests: _Requests) -> list[Mixture]:

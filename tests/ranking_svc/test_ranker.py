@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ranking_svc.models import Outputs
+from ranking_svc.models import Outputs, model_folder
+from ranking_svc.models.ensemble import MIXTURE_FILE, Mixture
 from ranking_svc.ranker import LocalRanker, RankerGeneration, ScoresNotFinite
 from shortlist.artifacts import ArtifactStore
 from shortlist.config import RankingConfig
@@ -25,7 +26,7 @@ from shortlist.errors import (
 from shortlist.tiers import ScoreQuery, Scores
 from tests.contracts.ranker import RankerContract, a_query
 from tests.ranking_svc.factory import KEYS, publish_ranker
-from tests.ranking_svc.tables import NOW_MS
+from tests.ranking_svc.tables import NOW_MS, user_with
 from tests.trained import Trained
 
 
@@ -108,6 +109,25 @@ async def test_each_model_has_an_opinion_of_its_own(local: LocalRanker) -> None:
     ]
     for place, mine in enumerate(scores):
         assert not any(np.allclose(mine, other) for other in scores[:place])
+
+
+async def test_the_ensemble_takes_who_has_no_history_for_a_stranger(tmp_path: Path) -> None:
+    def listen(folder: Path) -> None:
+        odds = {"click": 0.0, "purchase": 0.0}
+        theirs = Mixture(weights={"gbdt": 1.0}, biases=odds)
+        mixture = Mixture(weights={"dcn": 1.0}, biases=odds, strangers=theirs)
+        mixture.save(model_folder(folder, "ensemble") / MIXTURE_FILE)
+
+    store = ArtifactStore(tmp_path)
+    publish_ranker(store, damage=listen)
+    ranker = LocalRanker.open(store)
+    stranger = a_query(KEYS)
+    known = replace(stranger, user=user_with((1, 1.0)))
+    for query, model in ((stranger, "gbdt"), (known, "dcn")):
+        together, alone = [
+            (await ranker.score(replace(query, model=name))).scores for name in ("ensemble", model)
+        ]
+        np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
 async def test_the_ranker_none_keeps_the_order_of_the_candidates(local: LocalRanker) -> None:
